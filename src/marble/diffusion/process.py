@@ -1,0 +1,98 @@
+"""The two processes of DDPM: q adds noise and is known; p removes it and is learned.
+
+    q(x_t | x_{t-1})       one step of noise                      q_step
+    q(x_t | x_0)           all of them at once, in closed form    q_sample
+    q(x_s | x_t, x_0)      the way back, if x_0 were known        q_posterior
+    p(x_s | x_t)           the way back, with x_0 predicted       p_posterior, ancestral_step
+
+The posteriors go from any noise level t to any lower one s (Kingma et al. 2021, appendix A); between neighbouring
+steps they are equations 6 and 7 of Ho et al. 2020. With r = SNR_t / SNR_s, the one number that both need is
+
+    1 - r = -expm1(log_snr_t - log_snr_s),
+
+the share of the noise at t that is not yet there at s. This form does not cancel; 1 - alpha_t^2 / alpha_s^2 does.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+import jax.numpy as jnp
+
+from marble.diffusion.schedules import Schedule
+from marble.errors import InputError
+from marble.typing import Array, Level, Prediction
+
+VarianceType = Literal["fixed_small", "fixed_large"]
+
+
+class Gaussian(NamedTuple):
+    """N(mean, variance I); the variance is shaped to broadcast against the mean."""
+
+    mean: Array
+    variance: Array
+
+
+def q_sample(schedule: Schedule, x_0: Array, t: Array, noise: Array) -> Array:
+    """x_t ~ q(x_t | x_0) = N(alpha_t x_0, sigma_t^2 I) (Ho et al. 2020, eq. 4).
+
+    x_0 and noise ~ N(0, I) are [b ...], t an integer or integers [b] in 0..T-1. Returns x_t, shaped like x_0.
+    """
+    level = schedule.level(t).like(x_0)
+    return level.alpha * x_0 + level.sigma * noise
+
+
+def q_step(schedule: Schedule, x_s: Array, t: Array, noise: Array) -> Array:
+    """x_t ~ q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I) (Ho et al. 2020, eq. 2).
+
+    x_s is x_{t-1} [b ...]; T such steps in a row are q_sample at T - 1.
+    """
+    beta = jnp.asarray(schedule.betas)[t]
+    step = Level(t, jnp.sqrt(1 - beta), jnp.sqrt(beta)).like(x_s)
+    return step.alpha * x_s + step.sigma * noise
+
+
+def q_posterior(*, x_0: Array, x_t: Array, level_t: Level, level_s: Level) -> Gaussian:
+    """q(x_s | x_t, x_0) (Ho et al. 2020, eq. 6-7; Kingma et al. 2021, eq. 25-26).
+
+    x_0 and x_t are [b ...]; level_s is the less noisy. At the clean level the mean is x_0 and the variance 0.
+    """
+    level_t, level_s = level_t.like(x_t), level_s.like(x_t)
+    fresh = _fresh_noise_share(level_t, level_s)
+    kept = level_t.alpha / level_s.alpha * (level_s.sigma / level_t.sigma) ** 2
+    return Gaussian(mean=kept * x_t + level_s.alpha * fresh * x_0, variance=level_s.sigma**2 * fresh)
+
+
+def p_posterior(
+    prediction: Prediction, *, x_t: Array, level_t: Level, level_s: Level, variance_type: VarianceType = "fixed_small"
+) -> Gaussian:
+    """p(x_s | x_t): q_posterior with the predicted x_0, and a fixed variance (Ho et al. 2020, section 3.2).
+
+    fixed_small is the posterior's own variance (beta~_t between neighbours), optimal for data that is one point;
+    fixed_large is the forward step's (beta_t between neighbours), optimal for data ~ N(0, I).
+    """
+    posterior = q_posterior(x_0=prediction.x_0, x_t=x_t, level_t=level_t, level_s=level_s)
+    if variance_type == "fixed_small":
+        return posterior
+    if variance_type == "fixed_large":
+        level_t, level_s = level_t.like(x_t), level_s.like(x_t)
+        return posterior._replace(variance=level_t.sigma**2 * _fresh_noise_share(level_t, level_s))
+    raise InputError(f"variance_type {variance_type!r} is not one of {', '.join(get_args(VarianceType))}")
+
+
+def ancestral_step(
+    prediction: Prediction,
+    *,
+    x_t: Array,
+    level_t: Level,
+    level_s: Level,
+    noise: Array,
+    variance_type: VarianceType = "fixed_small",
+) -> Array:
+    """x_s ~ p(x_s | x_t), lines 3-4 of Algorithm 2 (Ho et al. 2020). The step to the clean level adds no noise."""
+    reverse = p_posterior(prediction, x_t=x_t, level_t=level_t, level_s=level_s, variance_type=variance_type)
+    deviation = jnp.where(level_s.like(x_t).sigma > 0, jnp.sqrt(reverse.variance), 0.0)
+    return reverse.mean + deviation * noise
+
+
+def _fresh_noise_share(level_t: Level, level_s: Level) -> Array:
+    """1 - SNR_t / SNR_s."""
+    return -jnp.expm1(level_t.log_snr - level_s.log_snr)

@@ -1,0 +1,7 @@
+"""From noise to images. Start with sampler.py, the protocol and the one loop; then ancestral.py."""
+
+from marble.sampling.ancestral import Ancestral
+from marble.sampling.grid import levels, timesteps
+from marble.sampling.sampler import Frames, Sampler, Step, image_keys, noise_like, sample
+
+__all__ = ["Ancestral", "Frames", "Sampler", "Step", "image_keys", "levels", "noise_like", "sample", "timesteps"]

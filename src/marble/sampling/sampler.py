@@ -1,0 +1,97 @@
+"""The protocol of a sampler, and the one loop that all of them share.
+
+A sampler goes from one noise level to a lower one. The loop owns the grid of levels and the keys: image i of a run
+has its own key, and every number drawn for it comes from that key and the step, so that image i is the same
+whatever else is in its batch.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from marble.typing import Array, Context, DenoiseFn, Level
+
+
+class Step(NamedTuple):
+    """The outcome of one sampler step."""
+
+    x: Array
+    """x_s [b ...]."""
+    x_0: Array
+    """The prediction of x_0 on which the step was made [b ...]: what progressive pictures show."""
+    carry: object
+    """What the sampler remembers for its next step, a pytree."""
+
+
+class Sampler(Protocol):
+    """init(x) -> carry, and one step from level_t to the lower level_s, with one key an image [b]."""
+
+    def init(self, x: Array) -> object: ...
+
+    def step(
+        self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: object, keys: Array
+    ) -> Step: ...
+
+
+class Frames(NamedTuple):
+    """The way from noise to image, [num_frames b ...] each; the last frame is the end."""
+
+    x: Array
+    x_0: Array
+
+
+def image_keys(seed: int | Array, indices: Array) -> Array:
+    """The keys [b] of the images with these indices [b]: each depends on (seed, index) alone."""
+    root = jax.random.key(seed, impl="threefry2x32")  # rbg keys lose their independence under vmap
+    return jax.vmap(partial(jax.random.fold_in, root))(indices)
+
+
+def noise_like(keys: Array, x: Array) -> Array:
+    """N(0, I) noise shaped like x [b ...], each image's from its own key."""
+    return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+
+
+def sample(
+    denoise_fn: DenoiseFn,
+    sampler: Sampler,
+    levels: Level,
+    keys: Array,
+    shape: Sequence[int],
+    *,
+    context: Context | None = None,
+    num_steps: int | Array | None = None,
+    num_frames: int = 0,
+) -> Array | tuple[Array, Frames]:
+    """Images [b, *shape] ~ p(x_0), from x_T ~ N(0, I) along the levels: one compiled loop.
+
+    levels holds arrays [N + 1] from the noisiest to the last, clean one (see ``grid``); keys [b] are ``image_keys``.
+    num_steps <= N, which may be traced, walks the first num_steps + 1 levels only: with a padded grid, any number of
+    steps is one program. With num_frames > 0, at most the number of steps, returns (images, Frames). Can be jitted,
+    vmapped and sharded.
+    """
+    count = levels.alpha.shape[0] - 1 if num_steps is None else num_steps
+    denoise_fn = partial(denoise_fn, context=context)
+    x = noise_like(_fold(keys, 0), jnp.zeros((keys.shape[0], *shape)))
+    frames = Frames(*(jnp.zeros((num_frames, *x.shape), x.dtype) for _ in Frames._fields))
+
+    def body(i, state):
+        x, carry, frames = state
+        level_t, level_s = _at(levels, i), _at(levels, i + 1)
+        step = sampler.step(denoise_fn, level_t, level_s, x, carry, _fold(keys, i + 1))
+        slot = i * num_frames // count  # of the steps that share a frame the last one stays
+        frames = jax.tree.map(lambda stack, value: stack.at[slot].set(value), frames, Frames(step.x, step.x_0))
+        return step.x, step.carry, frames
+
+    x, _, frames = jax.lax.fori_loop(0, count, body, (x, sampler.init(x), frames))
+    return (x, frames) if num_frames else x
+
+
+def _at(levels: Level, i: Array) -> Level:
+    return jax.tree.map(lambda table: jnp.asarray(table)[i], levels)
+
+
+def _fold(keys: Array, step: int | Array) -> Array:
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, step)
