@@ -1,0 +1,200 @@
+"""Checkpoints: orbax saves and restores; a checksum a leaf, in the same atomic save, tells whether they are whole.
+
+A workdir holds ``checkpoints/STEP/`` with the items ``state`` (the pytree) and ``checksums``. Restoring takes the newest
+step that is whole; a damaged one is named aloud and passed over. A step without checksums, which other programs may
+have made, is restored and said to be unverified.
+"""
+
+import contextlib
+import gc
+import io
+import json
+import logging as python_logging
+import sys
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from marble.errors import InputError, RunError
+
+STATE, CHECKSUMS = "state", "checksums"
+
+
+class DamagedCheckpointError(RunError):
+    """A checkpoint that can't be read, or whose content is not what was saved."""
+
+
+class CheckpointWriter:
+    """Saves the states of one run in the background. ``wait``, or leaving the context, waits for the last one."""
+
+    def __init__(self, workdir: str, *, keep: int | None = None):
+        """keep: how many of the newest checkpoints stay; None keeps all."""
+        self._latest: int | None = None
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self._manager = ocp.CheckpointManager(directory_of(workdir), options=options)
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._guarded(self._manager.close)
+
+    def save(self, step: int, state: Any) -> None:
+        """Begins to save state as step. RunError when this or the save before failed; what was complete stays."""
+        arrays = jax.device_get(state)  # copied first: the caller may donate the state to its next step
+        items = {STATE: ocp.args.PyTreeSave(arrays), CHECKSUMS: ocp.args.JsonSave(_sealed(_describe(arrays)))}
+        self.wait()
+        self._latest = step
+        self._guarded(lambda: self._manager.save(step, args=ocp.args.Composite(**items), force=True))
+
+    def wait(self) -> None:
+        """Returns when the last save is on the disk. RunError when it failed."""
+        self._guarded(self._manager.wait_until_finished)
+
+    def _guarded(self, action: Any) -> None:
+        try:
+            action()
+        except (OSError, ValueError, RuntimeError) as error:  # what orbax and tensorstore raise for a failing disk
+            raise RunError(
+                f"the checkpoint of step {self._latest} could not be saved ({_first_line(error)}); "
+                f"the ones before it are untouched. Make room or mend the disk, then run the same command again"
+            ) from error
+
+
+def directory_of(workdir: str) -> epath.Path:
+    """Where the checkpoints of a workdir are; absolute, as orbax needs it."""
+    return epath.Path(workdir).absolute() / "checkpoints"
+
+
+def saved_steps(workdir: str) -> list[int]:
+    """The steps that were saved, newest first. A save that was interrupted is not among them."""
+    directory = directory_of(workdir)
+    return sorted((int(path.name) for path in directory.iterdir() if path.name.isdigit()), reverse=True) if directory.is_dir() else []
+
+
+def restore_newest(workdir: str, target: Mapping[str, Any]) -> tuple[int, Mapping[str, Any], list[int]]:
+    """(step, state, damaged): the newest state that is whole, and the newer steps that are not.
+
+    target is a pytree of arrays or ShapeDtypeStructs: a whole state, or a mapping of some of its fields, in which case
+    only these are read and checked. Leaves come back as NumPy arrays. Each damaged step is logged. Raises InputError
+    when there is no checkpoint or it is another model's, RunError when none is whole.
+    """
+    steps, damaged = saved_steps(workdir), []
+    if not steps:
+        raise InputError(f"no checkpoint in {directory_of(workdir)}")
+    for step in steps:
+        try:
+            return step, restore(workdir, step, target), damaged
+        except DamagedCheckpointError as error:
+            logging.error("%s; going back to the checkpoint before it", error)
+            damaged.append(step)
+    raise RunError(f"none of the checkpoints in {directory_of(workdir)} is whole: {damaged}")
+
+
+def restore(workdir: str, step: int, target: Any) -> Any:
+    """The state of one step, verified; see ``restore_newest``. DamagedCheckpointError when it is not whole."""
+    path = directory_of(workdir) / str(step)
+    if not path.is_dir():
+        saved = ", ".join(map(str, saved_steps(workdir))) or "none"
+        raise InputError(f"no checkpoint of step {step} in {path.parent}; there are: {saved}")
+    expected = _read_checksums(path)
+    if expected is None:
+        logging.warning("the checkpoint %s has no checksums: it can't be verified", path)
+    else:
+        _check_same_model(path, expected, _shapes(target))
+    state = _read_state(path, target)
+    if expected is not None:
+        for name, found in _describe(state).items():
+            if found != expected[name]:
+                raise DamagedCheckpointError(f"the checkpoint {path} is damaged: {name} is not what was saved")
+    return state
+
+
+def set_aside(workdir: str, steps: list[int]) -> None:
+    """Moves damaged checkpoints to ``checkpoints-damaged``, so that their steps can be saved again."""
+    aside = directory_of(workdir).parent / "checkpoints-damaged"
+    for step in steps:
+        aside.mkdir(parents=True, exist_ok=True)
+        copies = sum(path.name.split(".")[0] == str(step) for path in aside.iterdir())
+        (directory_of(workdir) / str(step)).rename(aside / f"{step}.{copies}")
+
+
+def _read_checksums(path: epath.Path) -> dict[str, list] | None:
+    if not (path / CHECKSUMS).exists():
+        return None
+    try:
+        sealed = json.loads((path / CHECKSUMS / "metadata").read_text())
+        if sealed == _sealed(sealed["leaves"]):
+            return sealed["leaves"]
+        reason = "its checksums are not what was saved"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = _first_line(error)
+    raise DamagedCheckpointError(f"the checkpoint {path} is damaged: {reason}")
+
+
+def _read_state(path: epath.Path, target: Any) -> Any:
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+    partial = isinstance(target, Mapping)
+    args = ocp.args.PyTreeRestore(item=target, restore_args=as_numpy, partial_restore=partial)
+    try:
+        with _quiet_failure(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            return reader.restore(path / STATE, args=args)
+    except Exception as error:  # a damaged file can surface as anything: a parser's, tensorstore's or orbax's error
+        raise DamagedCheckpointError(f"the checkpoint {path} can't be read: {_first_line(error)}") from error
+
+
+def _check_same_model(path: epath.Path, saved: Mapping[str, list], wanted: Mapping[str, list]) -> None:
+    for name, shape in wanted.items():
+        if name not in saved or saved[name][:2] != shape:
+            was = "absent" if name not in saved else f"{saved[name][1]}{saved[name][0]}"
+            raise InputError(
+                f"the checkpoint {path} is of another model: {name} is {was} there, but {shape[1]}{shape[0]} in this "
+                f"config; use the config it was trained with"
+            )
+
+
+def _shapes(tree: Any) -> dict[str, list]:
+    """Each leaf's [shape, dtype] by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
+    return {name(path): [list(np.shape(leaf)), str(leaf.dtype)] for path, leaf in leaves}
+
+
+def _describe(tree: Any) -> dict[str, list]:
+    """Each leaf's [shape, dtype, crc32] by its path."""
+    crcs = (zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)) for leaf in jax.tree.leaves(tree))
+    return {name: [*shape, crc] for (name, shape), crc in zip(_shapes(tree).items(), crcs, strict=True)}
+
+
+def _sealed(leaves: dict[str, list]) -> dict[str, Any]:
+    """The checksums with a checksum of their own."""
+    return {"leaves": leaves, "crc32": zlib.crc32(json.dumps(leaves, sort_keys=True).encode())}
+
+
+def _first_line(error: Exception) -> str:
+    message = (str(error).splitlines() or [""])[0].partition(" [tensorstore_spec=")[0]
+    return f"{type(error).__name__}: {message[:200]}"
+
+
+@contextlib.contextmanager
+def _quiet_failure() -> Iterator[None]:
+    """Hides the tracebacks of the reads that a failed restore abandons: dozens, from threads, for the one error raised."""
+    asyncio_logger = python_logging.getLogger("asyncio")
+    asyncio_logger.disabled = True
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            try:
+                yield
+            except Exception:
+                time.sleep(0.2)
+                gc.collect()  # an abandoned task complains when it is collected
+                raise
+    finally:
+        asyncio_logger.disabled = False

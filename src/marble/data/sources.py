@@ -1,0 +1,100 @@
+"""Data sets opened by name: what they declare, and random access to the examples of each split."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from marble.data import catalogue, digits
+from marble.data.examples import Examples
+from marble.data.prepare import prepare
+from marble.errors import InputError
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
+
+LEVELS = 256
+TFDS_NAME = re.compile(r"tfds:(?P<name>[\w-]+)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set: its name, number of levels (256; 17 for the digits), image shape (h, w, c), classes and splits.
+
+    `num_classes` and `class_names` are None where there are no labels; `splits` has each split's number of examples.
+    """
+
+    name: str
+    levels: int
+    image_shape: tuple[int, int, int]
+    num_classes: int | None
+    class_names: tuple[str, ...] | None
+    splits: Mapping[str, int]
+    load: Callable[[str], Examples] = dataclasses.field(repr=False)
+
+    def read(self, split: str) -> Examples:
+        """Random access to a split: `len()`, and `[i]` as a dict of image [h w c] uint8, label int32, text str."""
+        if split not in self.splits:
+            raise InputError(f"{self.name} has no split {split!r}: there are {', '.join(self.splits)}")
+        return self.load(split)
+
+
+def open_source(
+    name: str,
+    *,
+    source: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+) -> Source:
+    """The data set `name`: digits, mnist, fashion_mnist, cifar10, image_folder or tfds:NAME[/CONFIG][:VERSION].
+
+    With `source`, the folder of the originals, it is prepared first if it isn't yet; without, it must have been.
+    `image_size` makes every image the centred square of its shorter side, resized with antialiasing; None keeps the
+    images as they are, which must then all be of one size.
+    Raises InputError where the data set is unknown or not prepared (with the command that prepares it), or where its
+    images differ in size.
+    """
+    catalogue.check_name(name)
+    if name == catalogue.EMBEDDED:
+        return _open_digits(source, image_size)
+    if name.startswith(catalogue.TFDS_PREFIX):
+        directory = _find_tfds(name, catalogue.data_root(data_dir))
+    elif source is not None:
+        directory = prepare(name, source=source, data_dir=data_dir).directory
+    else:
+        directory = catalogue.find_prepared(name, data_dir=data_dir)
+    return _open_prepared(name, directory, image_size)
+
+
+def _open_digits(source: str | Path | None, image_size: int | None) -> Source:
+    if source is not None:
+        raise InputError(f"digits is a part of scikit-learn and has no originals: leave the source {source} out")
+    if image_size not in (None, digits.IMAGE_SHAPE[0]):
+        raise InputError(f"digits has images of 8x8 with 17 levels, not of {image_size}: leave image_size out")
+    return Source(
+        name=catalogue.EMBEDDED,
+        levels=digits.LEVELS,
+        image_shape=digits.IMAGE_SHAPE,
+        num_classes=len(digits.CLASS_NAMES),
+        class_names=digits.CLASS_NAMES,
+        splits=digits.SPLITS,
+        load=digits.read_digits,
+    )
+
+
+def _open_prepared(name: str, directory: Path, image_size: int | None) -> Source:
+    from marble.data import stored
+
+    builder = stored.open_builder(name, directory)
+    shape = stored.image_shape(name, builder, image_size)
+    names = stored.class_names(builder)
+    return Source(
+        name=name,
+        levels=LEVELS,
+        image_shape=shape,
+        num_classes=None if names is None else len(names),
+        class_names=names,
+        splits=catalogue.num_examples(builder),
+        load=lambda split: stored.read_split(builder, split, shape=shape, image_size=image_size),
+    )
