@@ -1,3 +1,29 @@
-"""marble: denoising diffusion models in JAX/Flax."""
+"""marble: denoising diffusion models in JAX/Flax.
+
+    import marble
+
+    pipe = marble.load("runs/digits")
+    images = pipe.sample(64, seed=0)          # uint8 [64 8 8 1]
+
+The parts: marble.diffusion (the theory), marble.models, marble.sampling, marble.training, marble.data.
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+_PARTS = ("data", "diffusion", "models", "pipelines", "sampling", "training")
+
+
+def __getattr__(name: str) -> Any:
+    """Parts are imported when they are first used, so that ``import marble`` is quick and needs jax and flax alone."""
+    if name == "load":
+        return importlib.import_module("marble.builders").load
+    if name in _PARTS:
+        return importlib.import_module(f"marble.{name}")
+    raise AttributeError(f"module 'marble' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "load", *_PARTS]

@@ -1,16 +1,15 @@
 """Checkpoints: orbax saves and restores; a checksum a leaf, in the same atomic save, tells whether they are whole.
 
-A workdir holds ``checkpoints/STEP/`` with the items ``state`` (the pytree) and ``checksums``. Restoring takes the newest
-step that is whole; a damaged one is named aloud and passed over. A step without checksums, which other programs may
-have made, is restored and said to be unverified.
+A workdir holds ``checkpoints/STEP/`` with the items ``state`` (the pytree) and ``checksums``. Restoring takes the
+newest step that is whole; a damaged one is named aloud and passed over. A step without checksums, which other
+programs may have made, is restored and said to be unverified.
 """
 
 import contextlib
 import gc
 import io
 import json
-import logging as python_logging
-import sys
+import logging
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -19,10 +18,11 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 
 from marble.errors import InputError, RunError
+
+logger = logging.getLogger(__name__)
 
 STATE, CHECKSUMS = "state", "checksums"
 
@@ -76,7 +76,8 @@ def directory_of(workdir: str) -> epath.Path:
 def saved_steps(workdir: str) -> list[int]:
     """The steps that were saved, newest first. A save that was interrupted is not among them."""
     directory = directory_of(workdir)
-    return sorted((int(path.name) for path in directory.iterdir() if path.name.isdigit()), reverse=True) if directory.is_dir() else []
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
 def restore_newest(workdir: str, target: Mapping[str, Any]) -> tuple[int, Mapping[str, Any], list[int]]:
@@ -93,7 +94,7 @@ def restore_newest(workdir: str, target: Mapping[str, Any]) -> tuple[int, Mappin
         try:
             return step, restore(workdir, step, target), damaged
         except DamagedCheckpointError as error:
-            logging.error("%s; going back to the checkpoint before it", error)
+            logger.error("%s; going back to the checkpoint before it", error)
             damaged.append(step)
     raise RunError(f"none of the checkpoints in {directory_of(workdir)} is whole: {damaged}")
 
@@ -106,7 +107,7 @@ def restore(workdir: str, step: int, target: Any) -> Any:
         raise InputError(f"no checkpoint of step {step} in {path.parent}; there are: {saved}")
     expected = _read_checksums(path)
     if expected is None:
-        logging.warning("the checkpoint %s has no checksums: it can't be verified", path)
+        logger.warning("the checkpoint %s has no checksums: it can't be verified", path)
     else:
         _check_same_model(path, expected, _shapes(target))
     state = _read_state(path, target)
@@ -185,8 +186,8 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet_failure() -> Iterator[None]:
-    """Hides the tracebacks of the reads that a failed restore abandons: dozens, from threads, for the one error raised."""
-    asyncio_logger = python_logging.getLogger("asyncio")
+    """Hides the dozens of tracebacks, from threads, of the reads that a failed restore abandons; it raises the one."""
+    asyncio_logger = logging.getLogger("asyncio")
     asyncio_logger.disabled = True
     try:
         with contextlib.redirect_stderr(io.StringIO()):

@@ -10,15 +10,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from marble.data import images
+from marble.data.catalogue import STORED_VERSION
 from marble.data.folder import Entry, Folder
 from marble.data.originals import NUM_CLASSES, Pixels
-
-VERSION = "1.0.0"
-"""Raise it when what is stored changes: copies of other versions are then prepared again."""
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -31,7 +30,7 @@ CIFAR10_CLASSES = (
 class _Pixels(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Raw pixels and labels in memory, by split."""
 
-    VERSION = tfds.core.Version(VERSION)
+    VERSION = tfds.core.Version(STORED_VERSION)
     CLASSES: tuple[str, ...]
 
     def __init__(self, splits: Mapping[str, Pixels], *, origin: str, data_dir: Path):
@@ -42,7 +41,7 @@ class _Pixels(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         shape = self._splits["train"].image.shape[1:]
         bytes_as_they_are = tfds.features.Encoding.BYTES
         features = {
-            "image": tfds.features.Tensor(shape=shape, dtype="uint8", encoding=bytes_as_they_are),
+            "image": tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=bytes_as_they_are),
             "label": tfds.features.ClassLabel(names=self.CLASSES),
         }
         return _in_order(self, features, self._origin)
@@ -77,7 +76,7 @@ class MarbleCifar10(_Pixels, skip_registration=True):
 class MarbleImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A user's folder of images; every pixel is decoded once here, so that no damaged image gets further."""
 
-    VERSION = tfds.core.Version(VERSION)
+    VERSION = tfds.core.Version(STORED_VERSION)
 
     def __init__(self, folder: Folder, *, origin: str, data_dir: Path):
         self._folder, self._origin, self._shape = folder, origin, _common_shape(folder)
@@ -100,6 +99,9 @@ class MarbleImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             yield i, _stored_example(entry)
 
 
+PIXELS = {"mnist": MarbleMnist, "fashion_mnist": MarbleFashionMnist, "cifar10": MarbleCifar10}
+
+
 def _common_shape(folder: Folder) -> tuple[int | None, int | None, int]:
     """[h w c] of all images: None for a side that differs, one channel only where every image is grey."""
     bar = tqdm(folder.entries, desc="looking at sizes", unit="image", disable=None)
@@ -118,9 +120,7 @@ def _stored_example(entry: Entry) -> dict[str, Any]:
     return {"image": content, "file_name": entry.name, **given}
 
 
-def _in_order(
-    builder: tfds.core.DatasetBuilder, features: Mapping[str, Any], origin: str
-) -> tfds.core.DatasetInfo:
+def _in_order(builder: tfds.core.DatasetBuilder, features: Mapping[str, Any], origin: str) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
         builder=builder,
         features=tfds.features.FeaturesDict(features),

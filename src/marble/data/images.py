@@ -30,7 +30,7 @@ def header_shape(file: Path | IO[bytes], name: str) -> tuple[int, int, int]:
     """
     with _naming(name), Image.open(file) as image:
         width, height = image.size
-        turned = image.getexif().get(ORIENTATION) in TURNED_ORIENTATIONS
+        turned = _orientation(image) in TURNED_ORIENTATIONS
         mode, grey = image.mode, image.mode in GREY_MODES and not image.has_transparency_data
     if mode in DEEP_MODES:
         raise InputError(f"{name} has pixels of kind {mode}: save it with 8 bits a channel, grey or RGB")
@@ -44,14 +44,14 @@ def storable(content: bytes, name: str) -> bytes:
     """
     with _naming(name):
         image = Image.open(io.BytesIO(content))
-        image.load()
-        upright = image.getexif().get(ORIENTATION, 1) == 1
         plain = image.mode in MODES.values() and not image.has_transparency_data
-        if image.format in KEPT_FORMATS and plain and upright:
-            return content
+        kept = image.format in KEPT_FORMATS and plain and _orientation(image) == 1
+        flat = _flatten(image)
+        flat.load()
         encoded = io.BytesIO()
-        _flatten(image).save(encoded, "PNG")
-        return encoded.getvalue()
+        if not kept:
+            flat.save(encoded, "PNG")
+    return content if kept else encoded.getvalue()
 
 
 def decode(content: bytes, name: str, *, channels: int, image_size: int | None) -> np.ndarray:
@@ -75,11 +75,17 @@ def _fit(image: Image.Image, image_size: int | None) -> Image.Image:
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
+    if _orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("L" if image.mode in GREY_MODES else "RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """As the header says: PIL would decode a whole PNG to look for more behind its pixels."""
+    return image.getexif().get(ORIENTATION, 1) if "exif" in image.info else 1
 
 
 def _pixels(image: Image.Image, channels: int) -> np.ndarray:

@@ -1,21 +1,15 @@
 """Data sets opened by name: what they declare, and random access to the examples of each split."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from marble.data import catalogue, digits
 from marble.data.examples import Examples
-from marble.data.prepare import prepare
+from marble.data.prepare import num_examples, prepare
 from marble.errors import InputError
 
-if TYPE_CHECKING:
-    from tensorflow_datasets.core import DatasetBuilder
-
 LEVELS = 256
-TFDS_NAME = re.compile(r"tfds:(?P<name>[\w-]+)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +51,10 @@ def open_source(
     """
     catalogue.check_name(name)
     if name == catalogue.EMBEDDED:
-        return _open_digits(source, image_size)
+        prepare(name, source=source)
+        return _open_digits(image_size)
     if name.startswith(catalogue.TFDS_PREFIX):
-        directory = _find_tfds(name, catalogue.data_root(data_dir))
+        directory = _tfds_directory(name, source, data_dir)
     elif source is not None:
         directory = prepare(name, source=source, data_dir=data_dir).directory
     else:
@@ -67,9 +62,7 @@ def open_source(
     return _open_prepared(name, directory, image_size)
 
 
-def _open_digits(source: str | Path | None, image_size: int | None) -> Source:
-    if source is not None:
-        raise InputError(f"digits is a part of scikit-learn and has no originals: leave the source {source} out")
+def _open_digits(image_size: int | None) -> Source:
     if image_size not in (None, digits.IMAGE_SHAPE[0]):
         raise InputError(f"digits has images of 8x8 with 17 levels, not of {image_size}: leave image_size out")
     return Source(
@@ -81,6 +74,12 @@ def _open_digits(source: str | Path | None, image_size: int | None) -> Source:
         splits=digits.SPLITS,
         load=digits.read_digits,
     )
+
+
+def _tfds_directory(name: str, source: str | Path | None, data_dir: str | Path | None) -> Path:
+    if source is not None:
+        raise InputError(f"{name} is prepared by tensorflow-datasets: give its data_dir, not the source {source}")
+    return catalogue.find_tfds(name, data_dir=data_dir)
 
 
 def _open_prepared(name: str, directory: Path, image_size: int | None) -> Source:
@@ -95,6 +94,6 @@ def _open_prepared(name: str, directory: Path, image_size: int | None) -> Source
         image_shape=shape,
         num_classes=None if names is None else len(names),
         class_names=names,
-        splits=catalogue.num_examples(builder),
+        splits=num_examples(directory),
         load=lambda split: stored.read_split(builder, split, shape=shape, image_size=image_size),
     )

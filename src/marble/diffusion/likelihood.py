@@ -1,8 +1,8 @@
 """The terms of the ELBO that are Kullback-Leibler divergences of Gaussians (Ho et al. 2020, eq. 5).
 
-    -log p(x_0) <= L_T + sum_t L_{t-1} + L_0
-    L_T     = KL(q(x_T | x_0) || N(0, I))                       prior_kl
-    L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))     transition_kl
+-log p(x_0) <= L_T + sum_t L_{t-1} + L_0
+L_T     = KL(q(x_T | x_0) || N(0, I))                       prior_kl
+L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))     transition_kl
 """
 
 import jax.numpy as jnp

@@ -1,0 +1,1 @@
+from marble.models._standin import UNet

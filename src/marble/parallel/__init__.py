@@ -1,5 +1,6 @@
 """How arrays are laid out over devices."""
 
-from marble.parallel.mesh import data_mesh, data_parallel, put_batch, replicated
+from marble.parallel.devices import log_devices
+from marble.parallel.mesh import check_divides, data_mesh, data_parallel, put_batch, replicated
 
-__all__ = ["data_mesh", "data_parallel", "put_batch", "replicated"]
+__all__ = ["check_divides", "data_mesh", "data_parallel", "log_devices", "put_batch", "replicated"]

@@ -1,0 +1,5 @@
+"""Trained models in use: images in, images out."""
+
+from marble.pipelines.unconditional import DiffusionPipeline, ImageSpec, SamplingConfig
+
+__all__ = ["DiffusionPipeline", "ImageSpec", "SamplingConfig"]

@@ -38,7 +38,11 @@ def timesteps(num_train_timesteps: int, num_steps: int, spacing: TimestepSpacing
 
 
 def levels(
-    schedule: Schedule, num_steps: int | None = None, spacing: TimestepSpacing = "linspace", *, length: int | None = None
+    schedule: Schedule,
+    num_steps: int | None = None,
+    spacing: TimestepSpacing = "linspace",
+    *,
+    length: int | None = None,
 ) -> Level:
     """The levels [num_steps + 1] of that grid and, last, the clean one; num_steps None is every step.
 

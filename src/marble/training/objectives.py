@@ -32,14 +32,23 @@ def prepare_batch(batch: Mapping[str, Array], key: Array, *, levels: int, flips:
     return {**batch, "image": flip(image, example_keys(key, batch)) if flips else image}
 
 
-def diffusion_loss_fn(model: nn.Module, schedule: Schedule, weights: Array | None = None, *, train: bool = True) -> LossFn:
+def diffusion_loss_fn(
+    model: nn.Module,
+    schedule: Schedule,
+    *,
+    weights: Array | None = None,
+    label_dropout: float = 0.0,
+    train: bool = True,
+) -> LossFn:
     """Algorithm 1 of Ho et al. 2020: t uniform, noise ~ N(0, I), the eps loss; dropout is on if train.
 
-    The metrics are sums over the images by bins of t, ``loss_by_t`` and ``count_by_t`` [NUM_T_BINS].
+    A model with classes is given the labels, each replaced by the null class with probability label_dropout. The
+    metrics are sums over the images by bins of t, ``loss_by_t`` and ``count_by_t`` [NUM_T_BINS]; images with 0 in an
+    optional ``mask`` [b] of the batch don't count in them.
     """
 
     def loss_fn(params: Any, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
-        t_key, noise_key, dropout_key = jax.random.split(key, 3)
+        t_key, noise_key, label_key, dropout_key = jax.random.split(key, 4)
         x_0, total = batch["image"], schedule.num_train_timesteps
         t = timesteps.uniform(example_keys(t_key, batch), total)
         noise = noise_like(example_keys(noise_key, batch), x_0)
@@ -48,9 +57,14 @@ def diffusion_loss_fn(model: nn.Module, schedule: Schedule, weights: Array | Non
         def apply(x_t, t, context):
             return model.apply({"params": params}, x_t, t, context, train=train, rngs=rngs)
 
-        context = {"label": batch["label"]} if model.num_classes is not None else None
+        context = None
+        if model.num_classes is not None:
+            is_null = jax.vmap(lambda k: jax.random.bernoulli(k, label_dropout))(example_keys(label_key, batch))
+            context = {"label": jnp.where(is_null, model.num_classes, batch["label"])}
         losses = eps_loss(schedule, apply, x_0=x_0, t=t, noise=noise, context=context, weights=weights)
         bins = jax.nn.one_hot(t * NUM_T_BINS // total, NUM_T_BINS)
+        if "mask" in batch:
+            bins = bins * batch["mask"][:, None]
         return losses.mean(), {"loss_by_t": losses @ bins, "count_by_t": bins.sum(0)}
 
     return loss_fn

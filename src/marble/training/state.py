@@ -27,7 +27,13 @@ class Window(struct.PyTreeNode):
     def empty(cls) -> "Window":
         """Sums of nothing."""
         bins = jnp.zeros(NUM_T_BINS)
-        return cls(num_steps=jnp.zeros((), jnp.int32), loss=jnp.zeros(()), grad_norm=jnp.zeros(()), loss_by_t=bins, count_by_t=bins)
+        return cls(
+            num_steps=jnp.zeros((), jnp.int32),
+            loss=jnp.zeros(()),
+            grad_norm=jnp.zeros(()),
+            loss_by_t=bins,
+            count_by_t=bins,
+        )
 
 
 class TrainState(struct.PyTreeNode):

@@ -30,7 +30,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
-        window = Window(num_steps=state.window.num_steps + 1, **{k: getattr(state.window, k) + v for k, v in metrics.items()})
+        window = jax.tree.map(jnp.add, state.window, Window(num_steps=jnp.ones((), jnp.int32), **metrics))
         updated = state.replace(
             step=state.step + 1,
             params=params,
@@ -58,7 +58,7 @@ def accumulated(gradient: Callable[..., Any], count: int) -> Callable[..., Any]:
         parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)
         first = jax.tree.map(lambda x: x[0], parts)
         zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, params, first, key))
-        ((loss, metrics), grads), _ = jax.lax.scan(add, zeros, parts, unroll=unroll())
+        ((loss, metrics), grads), _ = scan(add, zeros, parts)
         return (loss / count, metrics), jax.tree.map(lambda g: g / count, grads)
 
     return mean_gradient
@@ -68,12 +68,18 @@ def several_steps(train_step: TrainStep) -> TrainStep:
     """train_step over batches [n b ...], n steps in one program; the metrics are the last step's."""
 
     def run(state: TrainState, batches: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
-        state, metrics = jax.lax.scan(lambda s, batch: train_step(s, batch, key), state, batches, unroll=unroll())
+        state, metrics = scan(lambda s, batch: train_step(s, batch, key), state, batches)
         return state, jax.tree.map(lambda m: m[-1], metrics)
 
     return run
 
 
-def unroll() -> bool:
-    """Whether loops over training steps are unrolled: on the CPU a convolution's gradient in a loop is 15-90 x slower."""
-    return jax.default_backend() == "cpu"
+def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:
+    """jax.lax.scan; on the CPU a Python loop, for XLA's gradients of convolutions are 15-90 times slower in a scan."""
+    if jax.default_backend() != "cpu":
+        return jax.lax.scan(step, carry, xs)
+    outputs = []
+    for i in range(len(jax.tree.leaves(xs)[0])):
+        carry, output = step(carry, jax.tree.map(lambda x, i=i: x[i], xs))
+        outputs.append(output)
+    return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *outputs)

@@ -1,0 +1,1 @@
+"""The experiments that come with marble, one a file."""

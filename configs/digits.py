@@ -1,0 +1,48 @@
+"""Handwritten digits of 8x8 pixels, from scikit-learn: a DDPM that a laptop trains in minutes.
+
+Paper      Ho, Jain, Abbeel 2020, Denoising Diffusion Probabilistic Models, arXiv:2006.11239, at laptop size
+Command    marble train --config configs/digits.py --workdir runs/digits
+Variants   :conditional gives the model the digit's class; :smoke is two steps
+Hardware   2 CPU cores
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.data = ConfigDict({"name": "digits"})
+    config.model = ConfigDict(
+        {
+            "name": "unet",
+            "channels": 32,
+            "channel_mult": (1, 2),
+            "num_res_blocks": 2,
+            "attention_resolutions": (4,),
+            "num_groups": 8,
+            "dropout": 0.1,
+        }
+    )
+    config.diffusion = ConfigDict(
+        {"beta_schedule": "linear", "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
+    )
+    config.optimizer = ConfigDict({"name": "adam", "learning_rate": 1e-3, "warmup_steps": 100, "clip_norm": 1.0})
+    config.training = ConfigDict(
+        {
+            "batch_size": 128,
+            "num_steps": 2500,
+            "ema_decay": 0.995,
+            "log_every": 50,
+            "eval_every": 500,
+            "sample_every": 2500,
+            "checkpoint_every": 500,
+        }
+    )
+    config.sampling = ConfigDict({"sampler": "ancestral", "variance_type": "fixed_large", "batch_size": 64})
+    if variant == "smoke":
+        config.model.update({"channels": 8, "num_res_blocks": 1})
+        config.training.update({"batch_size": 16, "num_steps": 2, "log_every": 1, "eval_every": 2, "sample_every": 0})
+        config.diffusion.num_train_timesteps = 10
+        config.sampling.batch_size = 4
+    return config

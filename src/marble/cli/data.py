@@ -1,0 +1,39 @@
+"""`marble data prepare NAME [--source DIR] [--data_dir DIR]`: writes a data set for training, once."""
+
+import argparse
+from collections.abc import Sequence
+
+from marble.data.catalogue import NAMES
+from marble.data.prepare import Prepared, prepare
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the words after `marble data`, prints what is there now, and returns the exit status 0.
+
+    Raises InputError and RunError as `marble.data.prepare.prepare` does; usage errors exit with status 2.
+    """
+    arguments = _parser().parse_args(argv)
+    prepared = prepare(arguments.name, source=arguments.source, data_dir=arguments.data_dir)
+    print(describe(prepared))
+    return 0
+
+
+def describe(prepared: Prepared) -> str:
+    """One line: the data set, what was done, how many images each split has, and where they are."""
+    splits = ", ".join(f"{count:,} {split}" for split, count in prepared.splits.items())
+    if prepared.directory is None:
+        return f"{prepared.name} is built in, there is nothing to prepare: {splits}"
+    done = "prepared" if prepared.fresh else "already prepared, nothing to do"
+    return f"{prepared.name}: {done}: {splits} in {prepared.directory}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="marble data", description="Data sets for training.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("prepare", help="write a data set for training, once")
+    command.add_argument("name", metavar="NAME", help=f"one of {', '.join(NAMES)}")
+    command.add_argument("--source", metavar="DIR", help="the folder of the original files; else they are downloaded")
+    command.add_argument(
+        "--data_dir", metavar="DIR", help="where data sets are kept: $TFDS_DATA_DIR or ~/tensorflow_datasets"
+    )
+    return parser

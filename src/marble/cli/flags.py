@@ -1,0 +1,45 @@
+"""Command-line flags in absl's conventions, with marble's errors and exit status."""
+
+import sys
+from collections.abc import Callable
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from marble.config import flat, nearest
+from marble.errors import InputError
+
+
+def parse(command: str, doc: str, argv: list[str], define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
+    """The flags of a command from its words; prints the help and exits with 0 for --help.
+
+    InputError for an unknown flag, a value of the wrong type, a missing one, or a word that is no flag.
+    """
+    values = flags.FlagValues()
+    define(values)
+    if any(word in ("-h", "-help", "--help") for word in argv):
+        print(f"{doc.strip()}\n\nFlags of marble {command}:\n\n{values.get_help()}")
+        sys.exit(0)
+    try:
+        rest = values([f"marble {command}", *argv])[1:]
+    except flags.Error as error:
+        raise InputError(" ".join(str(error).split())) from error
+    if rest:
+        raise InputError(f"marble {command} takes flags only, but was given {' '.join(rest)!r}")
+    return values
+
+
+def overridden(config: ConfigDict, words: list[str]) -> ConfigDict:
+    """The config changed by words like ``--config.section.key=value``; InputError for unknown keys and wrong types."""
+    known = flat(config)
+    for word in words:
+        key, _, value = word.removeprefix("--config.").partition("=")
+        if key not in known:
+            raise InputError(f"unknown config key {key}={value}{nearest(key, known)}")
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["marble", *words])
+    try:
+        values(["marble", *words])
+    except (flags.Error, TypeError, ValueError) as error:
+        raise InputError(f"{' '.join(words)}: {' '.join(str(error).split())}") from error
+    return values.config

@@ -1,0 +1,87 @@
+"""The command ``marble``: picks the subcommand, and turns errors into one line and an exit status.
+
+Nothing heavy is imported here, so that --help answers at once.
+"""
+
+import importlib
+import logging
+import os
+import sys
+
+import marble
+from marble.errors import InputError, RunError
+
+COMMANDS = {
+    "train": ("marble.cli.train", "train a model from a config file"),
+    "sample": ("marble.cli.sample", "draw images from a trained model"),
+    "data": ("marble.cli.data", "prepare a data set: marble data prepare NAME"),
+}
+
+USAGE = """marble {version}: denoising diffusion models in JAX/Flax
+
+usage: marble COMMAND [options]
+
+{commands}
+
+marble COMMAND --help lists the options of a command.
+exit status: 0 done, 2 for wrong usage or input, 1 for a fault while running, 75 for a run that was
+asked to stop and saved itself (the same command goes on)."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(marble.__version__)
+        return 0
+    if argv[0] not in COMMANDS:
+        return fail(f"unknown command {argv[0]!r}; there are: {', '.join(COMMANDS)}", 2)
+    log_to_stderr()
+    try:
+        return importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
+    except InputError as error:
+        return fail(error, 2)
+    except (RunError, OSError) as error:
+        return fail(error, 1)
+    except BrokenPipeError:
+        return 1
+
+
+def usage() -> str:
+    """What --help prints."""
+    commands = "\n".join(f"  {name:8} {what}" for name, (_, what) in COMMANDS.items())
+    return USAGE.format(version=marble.__version__, commands=commands)
+
+
+def fail(error: object, status: int) -> int:
+    """Says what went wrong, on one line."""
+    print(f"marble: {error}", file=sys.stderr, flush=True)
+    return status
+
+
+def log_to_stderr() -> None:
+    """marble's own log, above the progress bar; of other libraries only errors."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    handler = BarHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("marble")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+class BarHandler(logging.Handler):
+    """Writes log lines to stderr without tearing a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+        sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""marble sample: draws images from a trained model.
+
+  marble sample --workdir runs/digits --num 64 --seed 0 --out out
+
+Writes OUT/samples.png (a grid), OUT/samples.npz (arr_0, uint8 [num h w c]) and, with --gif, OUT/trajectory.gif: the
+reverse process from noise to image. Image i depends on the seed and i alone: --first 64 goes on where 64 images ended.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+from absl import flags
+
+from marble.cli.flags import parse
+from marble.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+NUM_FRAMES = 50
+
+
+def define(values: flags.FlagValues) -> None:
+    """The flags of marble sample."""
+    text = dict(flag_values=values)
+    flags.DEFINE_string("workdir", None, "Folder of the training run.", **text)
+    flags.DEFINE_string("out", "out", "Folder for the images.", **text)
+    flags.DEFINE_integer("num", 64, "How many images.", **text)
+    flags.DEFINE_integer("seed", 0, "Seed of the run of images.", **text)
+    flags.DEFINE_integer("first", 0, "Index of the first image.", **text)
+    flags.DEFINE_integer("label", None, "Class of all images, for a conditional model.", **text)
+    flags.DEFINE_string("sampler", None, "Name of the sampler (default: the config's).", **text)
+    flags.DEFINE_integer("steps", None, "Sampling steps, at most T (default: the config's).", **text)
+    flags.DEFINE_integer("batch_size", None, "Images in one call (default: the config's).", **text)
+    flags.DEFINE_integer("step", None, "Checkpoint to use (default: the newest whole one).", **text)
+    flags.DEFINE_bool("raw_params", False, "Use the last parameters instead of their moving average.", **text)
+    flags.DEFINE_bool("gif", False, "Write trajectory.gif too.", **text)
+
+
+def main(argv: list[str]) -> int:
+    """Samples, and returns the exit status."""
+    values = parse("sample", __doc__, argv, define)
+    if values.workdir is None:
+        raise InputError("--workdir is missing: give the folder of a training run")
+    out = writable_folder(values.out)
+    from marble.builders import load
+    from marble.parallel import log_devices
+    from marble.pipelines import pictures
+
+    log_devices()
+    pipe = load(values.workdir, step=values.step, raw_params=values.raw_params, sampler=values.sampler)
+    drawn = pipe.sample(
+        values.num,
+        seed=values.seed,
+        labels=values.label,
+        steps=values.steps,
+        first=values.first,
+        batch_size=values.batch_size,
+        num_frames=NUM_FRAMES if values.gif else 0,
+        progress=True,
+    )
+    images, frames = drawn if values.gif else (drawn, None)
+    written = ["samples.png", "samples.npz"]
+    pictures.save_png(out / "samples.png", images)
+    pictures.save_npz(out / "samples.npz", images)
+    if frames is not None:
+        pictures.save_gif(out / "trajectory.gif", frames.x)
+        written.append("trajectory.gif")
+    logger.info("wrote %s", ", ".join(str(out / name) for name in written))
+    return 0
+
+
+def writable_folder(path: str) -> Path:
+    """The folder, made if need be; InputError when nothing can be written there."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {path} can't be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"--out {path} can't be written to")
+    return folder

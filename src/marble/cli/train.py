@@ -1,0 +1,64 @@
+"""marble train: trains a model from a config file; started again, it goes on where it stopped.
+
+marble train --config configs/digits.py[:variant] --workdir runs/digits [--config.training.num_steps=500]
+"""
+
+import json
+import logging
+import os
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from marble.cli.flags import overridden, parse
+from marble.config import load_config
+from marble.errors import InputError
+from marble.training.interruption import EXIT_RESTART, Interrupted
+
+logger = logging.getLogger(__name__)
+
+
+def define(values: flags.FlagValues) -> None:
+    """The flags of marble train."""
+    flags.DEFINE_string(
+        "config",
+        None,
+        "Config file, or the name of a shipped config, with an optional :variant. "
+        "--config.section.key=value changes a key.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, samples.", flag_values=values)
+    flags.DEFINE_bool("print_config", False, "Print the whole config as JSON, and end.", flag_values=values)
+
+
+def main(argv: list[str]) -> int:
+    """Trains, and returns the exit status."""
+    changes = [word for word in argv if word.startswith("--config.")]
+    values = parse("train", __doc__, [word for word in argv if word not in changes], define)
+    if values.config is None:
+        raise InputError("--config is missing: give a config file, or the name of a shipped one")
+    if values.workdir is None and not values.print_config:
+        raise InputError("--workdir is missing: give the folder for the run")
+    config = configured(values.config, changes)
+    if values.print_config:
+        print(json.dumps(config.to_dict(), indent=2))
+        return 0
+    if config.training.deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+    from marble.run import run
+
+    try:
+        run(config, values.workdir)
+    except Interrupted as interrupted:
+        logger.warning("%s", interrupted)
+        return EXIT_RESTART
+    logger.info("done; sample it with: marble sample --workdir %s", values.workdir)
+    return 0
+
+
+def configured(name: str, changes: list[str]) -> ConfigDict:
+    """The complete config of that name with the changes of the command line."""
+    from marble.builders import complete
+
+    config = complete(load_config(name))
+    return complete(overridden(config, changes))

@@ -1,0 +1,27 @@
+"""Pixels to the numbers that diffuse and back, inside the compiled step."""
+
+import jax
+import jax.numpy as jnp
+
+from marble.typing import Array
+
+
+def to_float(image: Array, levels: int) -> Array:
+    """x_0 = 2 image / (levels - 1) - 1: integers 0..levels-1 as float32 in [-1, 1], the ends exact."""
+    return (2 * jnp.asarray(image, jnp.float32) - (levels - 1)) / (levels - 1)
+
+
+def to_uint8(x: Array, levels: int) -> Array:
+    """The nearest of the data's levels to x, clipped to [-1, 1], stretched to 0..255.
+
+    With 256 levels this is round(127.5 (x + 1)).
+    """
+    x = jnp.clip(jnp.asarray(x, jnp.float32), -1, 1)
+    level = jnp.round((x + 1) * ((levels - 1) / 2))
+    return jnp.round(level * 255 / (levels - 1)).astype(jnp.uint8)
+
+
+def flip(images: Array, keys: Array) -> Array:
+    """Images [b h w c], each mirrored left to right with probability 1/2 drawn from its own key [b]."""
+    mirrored = jax.vmap(jax.random.bernoulli)(keys)  # [b]
+    return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1, :], images)

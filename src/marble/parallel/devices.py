@@ -1,0 +1,29 @@
+"""Which devices there are, and whether they are the ones a user expects."""
+
+import glob
+import logging
+import os
+import shutil
+
+import jax
+
+logger = logging.getLogger(__name__)
+
+
+def log_devices() -> None:
+    """The first line of every run: what it runs on; and a warning when an accelerator is there but not used."""
+    devices = jax.local_devices()
+    kinds = ", ".join(sorted({device.device_kind for device in devices}))
+    logger.info("running on %d x %s (%s), jax %s", len(devices), kinds, jax.default_backend(), jax.__version__)
+    unused = idle_accelerator()
+    if unused and jax.default_backend() == "cpu":
+        logger.warning("%s is present but jax does not see it: install marble[%s]", *unused)
+
+
+def idle_accelerator() -> tuple[str, str] | None:
+    """(what, the extra that serves it) for an accelerator that the operating system shows."""
+    if shutil.which("nvidia-smi") or glob.glob("/dev/nvidia[0-9]*"):
+        return "an NVIDIA GPU", "cuda13"
+    if glob.glob("/dev/accel[0-9]*") or os.environ.get("TPU_NAME"):
+        return "a TPU", "tpu"
+    return None

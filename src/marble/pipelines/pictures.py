@@ -1,0 +1,46 @@
+"""Images as files: grids as PNG, the reverse process as GIF, arrays as npz."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SMALL = 256
+"""Grids narrower or lower than this many pixels are enlarged, pixel by pixel, so that a person can read them."""
+
+
+def grid(images: np.ndarray, *, columns: int | None = None) -> np.ndarray:
+    """uint8 images [b h w c] side by side, one pixel of white between: one image [H W c], nearly square."""
+    count, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    cells = np.full((rows * columns, height + 1, width + 1, channels), 255, np.uint8)
+    cells[:count, :height, :width] = images
+    whole = cells.reshape(rows, columns, height + 1, width + 1, channels).swapaxes(1, 2)
+    return whole.reshape(rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
+
+
+def picture(image: np.ndarray) -> Image.Image:
+    """A PIL image of uint8 [h w c], c = 1 or 3, enlarged if it is small."""
+    scale = max(1, math.ceil(SMALL / min(image.shape[:2])))
+    plain = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.NEAREST)
+
+
+def save_png(path: Path, images: np.ndarray) -> None:
+    """Writes a grid of uint8 images [b h w c]."""
+    picture(grid(images)).save(path)
+
+
+def save_gif(path: Path, frames: np.ndarray, *, seconds: float = 4.0) -> None:
+    """Writes grids of uint8 frames [f b h w c] as an animation that lasts so long, then rests a second on the last."""
+    pictures = [picture(grid(frame)) for frame in frames]
+    durations = [max(20, round(1000 * seconds / len(pictures)))] * len(pictures)
+    durations[-1] = 1000
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+
+
+def save_npz(path: Path, images: np.ndarray) -> None:
+    """Writes uint8 images [b h w c] as ``arr_0``, which the ADM evaluator and others read."""
+    np.savez(path, arr_0=images)

@@ -1,0 +1,192 @@
+"""Images from a trained model: the compiled sampler behind ``marble.load(workdir).sample`` and ``marble sample``."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from marble.data.preprocess import to_uint8
+from marble.diffusion import Schedule, denoiser
+from marble.errors import InputError
+from marble.parallel import data_mesh, put_batch, replicated
+from marble.sampling import Frames, Sampler, image_keys, levels, sample
+from marble.sampling.grid import TimestepSpacing
+from marble.typing import Array, Context, Prediction
+
+
+class ImageSpec(NamedTuple):
+    """What the data set says about its images."""
+
+    shape: tuple[int, int, int]
+    """Height, width, channels."""
+    levels: int
+    """How many values a pixel can take."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How a pipeline samples."""
+
+    clip_sample: bool = True
+    """Clips each predicted x_0 to [-1, 1], the range of images."""
+    num_steps: int | None = None
+    """None is every step of training."""
+    timestep_spacing: TimestepSpacing = "linspace"
+    batch_size: int = 64
+    """Images in one call of the compiled sampler; a last, smaller batch is padded to it."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"sampling.batch_size={self.batch_size} must be at least 1")
+
+
+class DiffusionPipeline:
+    """A model, its schedule and a sampler: one compiled program for any number of images and steps.
+
+    ``params`` and ``apply`` are public; ``pipe.apply(params, x_t, t, context)`` is the network, a pure function.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        params: Any,
+        schedule: Schedule,
+        image: ImageSpec,
+        sampler: Sampler,
+        config: SamplingConfig,
+        has_null_class: bool = False,
+    ) -> None:
+        """has_null_class: whether the model was also trained without labels, and so can sample without."""
+        self.model, self.schedule, self.image, self.sampler, self.config = model, schedule, image, sampler, config
+        self._has_null_class = has_null_class
+        self._mesh = data_mesh()
+        self.params = jax.device_put(params, replicated(self._mesh))
+        self._bar: tqdm | None = None
+        self._compiled = jax.jit(self._sample_batch, static_argnames=("num_frames", "ticking"))
+        self._denoise = jax.jit(self._predict)
+
+    def apply(self, params: Any, x_t: Array, t: Array, context: Context | None = None) -> Array:
+        """The network's output [b h w c] for x_t [b h w c] and steps t [b]."""
+        return self.model.apply({"params": params}, x_t, t, context)
+
+    def denoise(self, x_t: Array, t: int | Array, context: Context | None = None) -> Prediction:
+        """The Prediction (.eps and .x_0, not clipped) for x_t [b h w c] at steps t, an integer or [b], in 0..T-1."""
+        steps, total = np.asarray(t), self.schedule.num_train_timesteps
+        if not np.issubdtype(steps.dtype, np.integer) or steps.min() < 0 or steps.max() >= total:
+            raise InputError(f"t={t} must be an integer step, or one an image, between 0 and {total - 1}")
+        return self._denoise(self.params, jnp.asarray(x_t), jnp.asarray(steps, jnp.int32), context)
+
+    def sample(
+        self,
+        num: int,
+        *,
+        seed: int = 0,
+        labels: int | Sequence[int] | None = None,
+        steps: int | None = None,
+        first: int = 0,
+        batch_size: int | None = None,
+        num_frames: int = 0,
+        params: Any = None,
+        as_float: bool = False,
+        progress: bool = False,
+    ) -> np.ndarray | tuple[np.ndarray, Frames]:
+        """num images [num h w c]: uint8 0..255, or float32 in [-1, 1] with as_float.
+
+        They are the images first .. first + num - 1 of the run ``seed``; each depends on its index alone. labels is one
+        class for all or one an image, None the null class; steps is at most T; params replaces the pipeline's own.
+        With num_frames returns (images, Frames [num_frames num h w c]), the way from noise. A number of images per
+        call (batch_size) or of frames that was not used before is compiled first. InputError for values out of range.
+        """
+        size = self._batch_size(batch_size)
+        num_steps = self._num_steps(steps)
+        rows = self._rows(num, seed, first, labels)
+        options = dict(num_frames=min(num_frames, num_steps), ticking=progress)
+        grid = levels(self.schedule, num_steps, self.config.timestep_spacing, length=self.schedule.num_train_timesteps)
+        params = self.params if params is None else params
+        calls = -(-num // size)
+        results = []
+        with tqdm(total=calls * num_steps, unit="step", disable=None if progress else True) as self._bar:
+            for start in range(0, calls * size, size):
+                batch = put_batch(self._mesh, {k: _padded(v[start : start + size], size) for k, v in rows.items()})
+                images, frames = self._compiled(params, batch, np.uint32(seed), grid, np.int32(num_steps), **options)
+                results.append(jax.device_get((self._finish(images, as_float), jax.tree.map(self._finish, frames))))
+        images = np.concatenate([images for images, _ in results])[:num]
+        frames = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :num], *[f for _, f in results])
+        return (images, frames) if num_frames else images
+
+    def _sample_batch(self, params, batch, seed, grid, num_steps, *, num_frames, ticking):
+        def model(x_t, t, context):
+            if ticking:
+                jax.debug.callback(self._tick)
+            return self.apply(params, x_t, t, context)
+
+        context = {"label": batch["label"]} if "label" in batch else None
+        denoise_fn = denoiser(model, self.schedule, clip_sample=self.config.clip_sample)
+        keys = image_keys(seed, batch["index"])
+        result = sample(
+            denoise_fn,
+            self.sampler,
+            grid,
+            keys,
+            self.image.shape,
+            context=context,
+            num_steps=num_steps,
+            num_frames=num_frames,
+        )
+        return result if num_frames else (result, None)
+
+    def _predict(self, params, x_t, t, context):
+        return denoiser(lambda *inputs: self.apply(params, *inputs), self.schedule)(x_t, t, context)
+
+    def _tick(self) -> None:
+        self._bar.update()
+
+    def _finish(self, images: Array, as_float: bool = False) -> Array:
+        return jnp.clip(images, -1, 1) if as_float else to_uint8(images, self.image.levels)
+
+    def _batch_size(self, batch_size: int | None) -> int:
+        """At least what was asked for, and a multiple of the number of devices."""
+        size = self.config.batch_size if batch_size is None else batch_size
+        if size < 1:
+            raise InputError(f"batch_size={size} must be at least 1")
+        return -(-size // self._mesh.devices.size) * self._mesh.devices.size
+
+    def _num_steps(self, steps: int | None) -> int:
+        steps = self.config.num_steps if steps is None else steps
+        return self.schedule.num_train_timesteps if steps is None else steps
+
+    def _rows(self, num: int, seed: int, first: int, labels: int | Sequence[int] | None) -> dict[str, np.ndarray]:
+        """Each image's index and, for a conditional model, label: [num]."""
+        if num < 1:
+            raise InputError(f"{num} images asked for: give at least 1")
+        for name, value in (("seed", seed), ("first", first)):
+            if not 0 <= value < 2**32 - num:
+                raise InputError(f"{name}={value} must be between 0 and {2**32 - num - 1}")
+        rows = {"index": np.arange(first, first + num, dtype=np.uint32)}
+        if self.model.num_classes is None:
+            if labels is not None:
+                raise InputError(f"label {labels} given, but this model was trained without labels: leave it out")
+            return rows
+        return {**rows, "label": self._labels(labels, num)}
+
+    def _labels(self, labels: int | Sequence[int] | None, num: int) -> np.ndarray:
+        classes = self.model.num_classes
+        if labels is None and not self._has_null_class:
+            raise InputError(f"this model was trained with labels only: give a label between 0 and {classes - 1}")
+        labels = np.asarray(classes if labels is None else labels, np.int32)
+        if labels.shape not in ((), (num,)):
+            raise InputError(f"{labels.size} labels for {num} images: give one for all or one an image")
+        if labels.min() < 0 or labels.max() > classes - (not self._has_null_class):
+            raise InputError(f"label {labels} is not between 0 and {classes - 1}")
+        return np.broadcast_to(labels, (num,)).copy()
+
+
+def _padded(rows: np.ndarray, size: int) -> np.ndarray:
+    """rows with the first one repeated until there are size of them."""
+    return np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])

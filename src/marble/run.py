@@ -1,0 +1,169 @@
+"""One training run, from a config to trained parameters in a workdir."""
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from marble import builders, workdir
+from marble.builders import Experiment
+from marble.data.loader import eval_batches, to_device, train_batches
+from marble.data.sources import Source
+from marble.errors import InputError
+from marble.parallel import check_divides, data_mesh, log_devices, put_batch, replicated
+from marble.pipelines import ImageSpec
+from marble.pipelines.pictures import save_png
+from marble.training.loop import Hooks, call_lengths, restore_or_init, train
+from marble.training.objectives import LossFn, diffusion_loss_fn, prepare_batch
+from marble.training.state import TrainState
+from marble.training.step import make_train_step, several_steps
+from marble.typing import Array, Batch
+
+logger = logging.getLogger(__name__)
+
+SPLIT = "train"
+HELD_OUT = ("test", "validation")
+"""The names of splits on which a run may measure its held-out loss; the first that there is."""
+NUM_SAMPLES = 64
+"""Images in a grid drawn while training."""
+
+
+def run(config: ml_collections.ConfigDict, directory: str) -> TrainState:
+    """Trains as the complete config says, in this workdir; if a run began there, goes on with it.
+
+    InputError, before anything is written, for what does not fit: config, data, workdir, devices.
+    """
+    log_devices()
+    source = builders.data_config(config).open()
+    image = ImageSpec(shape=tuple(source.image_shape), levels=source.levels)
+    experiment, mesh = builders.build(config, image), data_mesh()
+    check(experiment, source, mesh)
+    key = jax.random.key(experiment.seed, impl="threefry2x32")
+    train_key, eval_key = jax.random.split(key)
+
+    def init() -> TrainState:
+        return TrainState.create(builders.init_params(experiment), experiment.optimizer)
+
+    jax.eval_shape(init)  # a model that does not fit the images fails here, before anything is written
+    for line in workdir.remember(directory, config.to_dict(), image):
+        logger.info("changed since this run began: %s", line)
+    everywhere = replicated(mesh)
+    state = restore_or_init(
+        directory,
+        jax.jit(init, out_shardings=everywhere),
+        # Copied, so that the state owns its memory and can be donated.
+        lambda arrays: jax.tree.map(jnp.copy, jax.device_put(arrays, everywhere)),
+    )
+    return train(
+        workdir=directory,
+        config=experiment.training,
+        state=state,
+        run_steps=several_steps(make_train_step_of(experiment)),
+        batches=device_batches(experiment, source, mesh, start_step=int(state.step)),
+        key=train_key,
+        hooks=Hooks(
+            learning_rate=lambda step: float(experiment.learning_rate(step)),
+            evaluate=held_out_loss(experiment, source, mesh, eval_key),
+            sample=sample_grid(experiment, directory),
+        ),
+    )
+
+
+def check(experiment: Experiment, source: Source, mesh: Mesh) -> None:
+    """InputError for parts that don't fit each other, the data or the devices."""
+    training, classes = experiment.training, experiment.model.num_classes
+    check_divides("training.batch_size", training.batch_size, mesh)
+    if training.batch_size % (training.accumulate * mesh.devices.size):
+        raise InputError(
+            f"training.accumulate={training.accumulate} does not divide the {training.batch_size // mesh.devices.size} "
+            f"images that each device has of a batch"
+        )
+    if training.eval_every and held_out_split(source) is None:
+        raise InputError(f"{source.name} has no held-out split ({' or '.join(HELD_OUT)}): set training.eval_every=0")
+    if classes is not None and classes != source.num_classes:
+        raise InputError(f"model.num_classes={classes}, but {source.name} has {source.num_classes or 'no'} classes")
+
+
+def held_out_split(source: Source) -> str | None:
+    """The split for the held-out loss."""
+    return next((name for name in HELD_OUT if name in source.splits), None)
+
+
+def make_train_step_of(experiment: Experiment) -> Callable[..., Any]:
+    """The train step on the loader's uint8 batches."""
+    loss_fn = diffusion_loss_fn(
+        experiment.model,
+        experiment.schedule,
+        weights=experiment.weights,
+        label_dropout=experiment.training.label_dropout,
+    )
+    return make_train_step(
+        on_uint8(loss_fn, experiment.image.levels, flips=experiment.data.flip),
+        experiment.optimizer,
+        ema_decay=experiment.training.ema_decay,
+        accumulate=experiment.training.accumulate,
+    )
+
+
+def on_uint8(loss_fn: LossFn, levels: int, *, flips: bool) -> LossFn:
+    """loss_fn on batches as they come from the loader."""
+
+    def on_loaded(params: Any, batch: Batch, key: Array) -> Any:
+        flip_key, loss_key = jax.random.split(key)
+        return loss_fn(params, prepare_batch(batch, flip_key, levels=levels, flips=flips), loss_key)
+
+    return on_loaded
+
+
+def device_batches(experiment: Experiment, source: Source, mesh: Mesh, *, start_step: int) -> Iterator[Batch]:
+    """The batches of each compiled call, [n b ...], on the devices before they are asked for."""
+    host = train_batches(
+        source.read(SPLIT),
+        batch_size=experiment.training.batch_size,
+        seed=experiment.seed,
+        start_step=start_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+    def stacked() -> Iterator[dict[str, np.ndarray]]:
+        for length in call_lengths(start_step, experiment.training):
+            yield jax.tree.map(lambda *rows: np.stack(rows), *itertools.islice(host, length))
+
+    return to_device(stacked(), lambda batch: put_batch(mesh, batch, batch_axis=1))
+
+
+def held_out_loss(experiment: Experiment, source: Source, mesh: Mesh, key: Array) -> Callable[[Any], float]:
+    """A function of parameters: the loss over the held-out split, with the same t and noise every time."""
+    loss_fn = diffusion_loss_fn(experiment.model, experiment.schedule, weights=experiment.weights, train=False)
+    sums = jax.jit(lambda *inputs: on_uint8(loss_fn, experiment.image.levels, flips=False)(*inputs)[1])
+
+    def evaluate(params: Any) -> float:
+        batches = eval_batches(source.read(held_out_split(source)), batch_size=experiment.training.batch_size)
+        totals = [sums(params, put_batch(mesh, b), jax.random.fold_in(key, i)) for i, b in enumerate(batches)]
+        return float(sum(t["loss_by_t"].sum() for t in totals) / sum(t["count_by_t"].sum() for t in totals))
+
+    return evaluate
+
+
+def sample_grid(experiment: Experiment, directory: str) -> Callable[[Any, int], None]:
+    """A function of parameters and step that draws images into ``samples/STEP.png``."""
+
+    def sample(params: Any, step: int) -> None:
+        folder = epath.Path(directory) / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        labels = None
+        if experiment.model.num_classes is not None:
+            labels = np.arange(NUM_SAMPLES) % experiment.model.num_classes
+        images = pipeline.sample(NUM_SAMPLES, seed=experiment.seed, params=params, labels=labels)
+        save_png(folder / f"{step:07d}.png", images)
+
+    pipeline = experiment.pipeline(params=None)
+    return sample

@@ -1,0 +1,123 @@
+import json
+import os
+
+import numpy as np
+import pytest
+
+from marble.data.folder import digest, list_folder
+from marble.errors import InputError
+
+IMAGES = np.random.default_rng(3).integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
+
+
+def rows(*columns):
+    return [{"file_name": f"{i}.png", **column} for i, column in enumerate(columns)]
+
+
+def listed(folder, split="train"):
+    return [(e.name, e.label, e.text) for e in list_folder(folder).splits[split]]
+
+
+def test_captions_and_class_names(tmp_path, write_folder):
+    given = [{"text": text, "label": label} for text, label in (("a", "dog"), ("b", "cat"), ("c", "dog"))]
+    write_folder(tmp_path, IMAGES, rows(*given))
+    assert list_folder(tmp_path).class_names == ("cat", "dog")
+    assert listed(tmp_path) == [("0.png", 1, "a"), ("1.png", 0, "b"), ("2.png", 1, "c")]
+
+
+def test_class_numbers(tmp_path, write_folder):
+    write_folder(tmp_path, IMAGES, rows({"label": 3}, {"label": 0}, {"label": 1}))
+    assert list_folder(tmp_path).class_names == ("0", "1", "2", "3")
+    assert [label for _, label, _ in listed(tmp_path)] == [3, 0, 1]
+
+
+def test_metadata_decide_which_images_and_in_which_order(tmp_path, write_folder):
+    write_folder(tmp_path, IMAGES, [{"file_name": "2.png", "seen": True}, {"file_name": "0.png"}])
+    assert [name for name, _, _ in listed(tmp_path)] == ["2.png", "0.png"]
+
+
+def test_a_plain_folder_is_taken_in_the_order_of_names(tmp_path, write_folder):
+    write_folder(tmp_path / "b", IMAGES[:1])
+    write_folder(tmp_path / "a", IMAGES[:2])
+    write_folder(tmp_path / ".hidden", IMAGES[:1])
+    (tmp_path / "notes.txt").write_text("not an image")
+    assert [name for name, _, _ in listed(tmp_path)] == ["a/0.png", "a/1.png", "b/0.png"]
+    assert list_folder(tmp_path).class_names is None
+
+
+def test_split_folders_share_their_class_names(tmp_path, write_folder):
+    write_folder(tmp_path / "train", IMAGES[:2], rows({"label": "b"}, {"label": "c"}))
+    write_folder(tmp_path / "test", IMAGES[:1], rows({"label": "a"}))
+    assert list_folder(tmp_path).class_names == ("a", "b", "c")
+    assert listed(tmp_path) == [("train/0.png", 1, None), ("train/1.png", 2, None)]
+    assert listed(tmp_path, "test") == [("test/0.png", 0, None)]
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (rows({"label": "a"}, {"label": 1}), "some labels are class names and some are numbers"),
+        (rows({"label": "a"}, {}), r"1 of 2 images have no label, the first is 1\.png"),
+        (rows({"text": "a"}, {}), r"1 of 2 images have no text, the first is 1\.png"),
+        (rows({"label": -1}), "line 1: label -1 is neither"),
+        (rows({"label": True}), "line 1: label True is neither"),
+        (rows({"label": 0.5}), "line 1: label 0.5 is neither"),
+        (rows({"label": ""}), "line 1: label '' is neither"),
+        (rows({"text": 5}), "line 1: text 5 is not a string"),
+        ([{"file_name": "0.png"}, {"file_name": "absent.png"}], r"line 2: there is no file .*absent\.png"),
+        ([{"name": "0.png"}], "line 1 has no file_name"),
+        (["0.png"], "line 1 has no file_name"),
+        ([], r"metadata\.jsonl names no image"),
+    ],
+)
+def test_wrong_metadata_are_named(tmp_path, write_folder, given, message):
+    with pytest.raises(InputError, match=message):
+        list_folder(write_folder(tmp_path, IMAGES, given))
+
+
+def test_a_line_that_is_not_json_is_named(tmp_path, write_folder):
+    write_folder(tmp_path, IMAGES)
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png"}) + "\n\nfile_name: 1.png\n")
+    with pytest.raises(InputError, match=r"metadata\.jsonl line 3 is not JSON"):
+        list_folder(tmp_path)
+
+
+def test_metadata_that_are_not_text_are_named(tmp_path):
+    (tmp_path / "metadata.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"metadata\.jsonl is not UTF-8"):
+        list_folder(tmp_path)
+
+
+def test_folders_without_images_are_named(tmp_path, write_folder):
+    with pytest.raises(InputError, match="names no image"):
+        list_folder(tmp_path)
+    with pytest.raises(InputError, match=r"nowhere is not a folder"):
+        list_folder(tmp_path / "nowhere")
+    write_folder(tmp_path / "train", IMAGES)
+    (tmp_path / "metadata.jsonl").write_text("{}")
+    with pytest.raises(InputError, match=r"both metadata\.jsonl and train/"):
+        list_folder(tmp_path)
+
+
+def test_the_digest_changes_with_anything_that_is_read(tmp_path, write_folder):
+    def state(given):
+        write_folder(tmp_path, IMAGES, given)
+        for i in range(len(IMAGES)):
+            os.utime(tmp_path / f"{i}.png", (1, 1))
+        return digest(list_folder(tmp_path))
+
+    first = state(rows({"label": "a"}, {"label": "b"}))
+    assert state(rows({"label": "a"}, {"label": "b"})) == first
+    others = {
+        state(rows({"label": "a"}, {"label": "c"})),
+        state(rows({"label": "b"}, {"label": "a"})),
+        state(rows({"label": "a", "text": "x"}, {"label": "b", "text": "y"})),
+        state(rows({"label": "a"})),
+    }
+    state(rows({"label": "a"}, {"label": "b"}))
+    os.utime(tmp_path / "1.png", (2, 2))
+    others.add(digest(list_folder(tmp_path)))
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes() + b" ")
+    os.utime(tmp_path / "1.png", (1, 1))
+    others.add(digest(list_folder(tmp_path)))
+    assert len(others | {first}) == 7
