@@ -8,8 +8,11 @@ Hardware   2 CPU cores
 
 from ml_collections import ConfigDict
 
+from marble.configs import smoke, unknown_variant
+
 
 def get_config(variant: str | None = None) -> ConfigDict:
+    """The config, or a variant of it."""
     config = ConfigDict()
     config.seed = 0
     config.data = ConfigDict({"name": "digits"})
@@ -40,9 +43,13 @@ def get_config(variant: str | None = None) -> ConfigDict:
         }
     )
     config.sampling = ConfigDict({"sampler": "ancestral", "variance_type": "fixed_large", "batch_size": 64})
-    if variant == "smoke":
-        config.model.update({"channels": 8, "num_res_blocks": 1})
-        config.training.update({"batch_size": 16, "num_steps": 2, "log_every": 1, "eval_every": 2, "sample_every": 0})
-        config.diffusion.num_train_timesteps = 10
-        config.sampling.batch_size = 4
-    return config
+    match variant:
+        case None:
+            return config
+        case "conditional":
+            config.model.num_classes = 10
+            config.training.label_dropout = 0.1
+            return config
+        case "smoke":
+            return smoke(config)
+    raise unknown_variant(variant, "conditional", "smoke")

@@ -20,7 +20,7 @@ def test_l_simple_is_the_mean_square_of_the_noise_error(x64):
     seen = []
     losses = eps_loss(schedule, lambda *inputs: seen.append(inputs) or 0.5 * noise, x_0=x_0, t=t, noise=noise)
     np.testing.assert_allclose(losses, 0.25 * (noise**2).mean((1, 2, 3)), rtol=1e-12)
-    (x_t, given_t, context), = seen
+    ((x_t, given_t, context),) = seen
     np.testing.assert_array_equal(x_t, q_sample(schedule, x_0, t, noise))
     assert (given_t == t).all() and context is None
 

@@ -75,14 +75,15 @@ def sample(
     count = levels.alpha.shape[0] - 1 if num_steps is None else num_steps
     denoise_fn = partial(denoise_fn, context=context)
     x = noise_like(_fold(keys, 0), jnp.zeros((keys.shape[0], *shape)))
-    frames = Frames(*(jnp.zeros((num_frames, *x.shape), x.dtype) for _ in Frames._fields))
+    stack = jnp.zeros((num_frames, *x.shape), x.dtype)
+    frames = Frames(x=stack, x_0=stack) if num_frames else None
 
     def body(i, state):
         x, carry, frames = state
-        level_t, level_s = _at(levels, i), _at(levels, i + 1)
-        step = sampler.step(denoise_fn, level_t, level_s, x, carry, _fold(keys, i + 1))
+        step = sampler.step(denoise_fn, _at(levels, i), _at(levels, i + 1), x, carry, _fold(keys, i + 1))
         slot = i * num_frames // count  # of the steps that share a frame the last one stays
-        frames = jax.tree.map(lambda stack, value: stack.at[slot].set(value), frames, Frames(step.x, step.x_0))
+        if frames is not None:
+            frames = Frames(frames.x.at[slot].set(step.x), frames.x_0.at[slot].set(step.x_0))
         return step.x, step.carry, frames
 
     x, _, frames = jax.lax.fori_loop(0, count, body, (x, sampler.init(x), frames))
