@@ -6,9 +6,8 @@ Variants   :conditional gives the model the digit's class; :smoke is two steps
 Hardware   2 CPU cores
 """
 
-from ml_collections import ConfigDict
-
 from marble.configs import smoke, unknown_variant
+from ml_collections import ConfigDict
 
 
 def get_config(variant: str | None = None) -> ConfigDict:

@@ -6,9 +6,8 @@ Command    marble train --config configs/fashion_mnist.py --workdir runs/fashion
 Variants   :conditional gives the model the class; :smoke is two steps of a tiny model
 """
 
-from ml_collections import ConfigDict
-
 from marble.configs import mnist
+from ml_collections import ConfigDict
 
 
 def get_config(variant: str | None = None) -> ConfigDict:

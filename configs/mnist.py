@@ -6,9 +6,8 @@ Command    marble train --config configs/mnist.py --workdir runs/mnist
 Variants   :conditional gives the model the digit's class; :smoke is two steps of a tiny model
 """
 
-from ml_collections import ConfigDict
-
 from marble.configs import smoke, unknown_variant
+from ml_collections import ConfigDict
 
 
 def get_config(variant: str | None = None) -> ConfigDict:

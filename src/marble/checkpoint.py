@@ -7,9 +7,9 @@ programs may have made, is restored and said to be unverified.
 
 import contextlib
 import gc
-import io
 import json
 import logging
+import sys
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -187,15 +187,13 @@ def _first_line(error: Exception) -> str:
 @contextlib.contextmanager
 def _quiet_failure() -> Iterator[None]:
     """Hides the dozens of tracebacks, from threads, of the reads that a failed restore abandons; it raises the one."""
-    asyncio_logger = logging.getLogger("asyncio")
-    asyncio_logger.disabled = True
+    asyncio_logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
+    sys.unraisablehook, asyncio_logger.disabled = lambda _: None, True
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            try:
-                yield
-            except Exception:
-                time.sleep(0.2)
-                gc.collect()  # an abandoned task complains when it is collected
-                raise
+        yield
+    except Exception:
+        time.sleep(0.2)
+        gc.collect()  # an abandoned read complains when it is collected
+        raise
     finally:
-        asyncio_logger.disabled = False
+        sys.unraisablehook, asyncio_logger.disabled = hook, False

@@ -1,5 +1,8 @@
-import jax, jax.numpy as jnp, flax.linen as nn
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
 
 init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 

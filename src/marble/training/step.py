@@ -29,7 +29,7 @@ def make_train_step(
         (loss, metrics), grads = gradient(state.params, batch, jax.random.fold_in(key, state.step))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
         window = jax.tree.map(jnp.add, state.window, Window(num_steps=jnp.ones((), jnp.int32), **metrics))
         updated = state.replace(
             step=state.step + 1,

@@ -1,0 +1,159 @@
+"""Checkpoints: exact, verified, and never lost to a damaged file."""
+
+import logging
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from marble import checkpoint
+from marble.errors import InputError, RunError
+from marble.training.state import TrainState
+
+
+def state_at(step, seed=0):
+    params = {"a": {"kernel": jax.random.normal(jax.random.key(seed), (30, 20)), "bias": jnp.arange(4.0)}}
+    return TrainState.create(params, optax.adam(1e-3)).replace(step=jnp.int32(step))
+
+
+TARGET = jax.eval_shape(lambda: state_at(0))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A workdir with the checkpoints of steps 2, 3 and 4: the oldest of four was dropped."""
+    workdir = tmp_path_factory.mktemp("saved")
+    with checkpoint.CheckpointWriter(str(workdir), keep=3) as writer:
+        for step in (1, 2, 3, 4):
+            writer.save(step, state_at(step))
+    return workdir
+
+
+@pytest.fixture
+def workdir(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "workdir")
+
+
+def assert_equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert jax.tree.map(lambda x: x.dtype, one) == jax.tree.map(lambda x: x.dtype, other)
+
+
+def test_the_newest_comes_back_exactly(workdir):
+    assert checkpoint.saved_steps(str(workdir)) == [4, 3, 2]
+    step, state, damaged = checkpoint.restore_newest(str(workdir), TARGET)
+    assert step == 4 and damaged == []
+    assert_equal(state, jax.device_get(state_at(4)))
+
+
+def test_a_part_comes_back_alone(workdir):
+    _, state, _ = checkpoint.restore_newest(str(workdir), {"ema_params": TARGET.ema_params})
+    assert set(state) == {"ema_params"}
+    assert_equal(state["ema_params"], jax.device_get(state_at(4).ema_params))
+
+
+def flipped(content):
+    position = len(content) // 2
+    return content[:position] + bytes([content[position] ^ 16]) + content[position + 1 :]
+
+
+DAMAGES = {
+    "emptied": lambda content: b"",
+    "truncated": lambda content: content[: len(content) // 2],
+    "flipped": flipped,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_whichever_file_is_damaged_what_comes_back_is_what_was_saved(workdir, damage, caplog):
+    passed_over = 0
+    for path in sorted(p for p in (workdir / "checkpoints" / "4").rglob("*") if p.is_file()):
+        content = path.read_bytes()
+        if not content:
+            continue
+        path.write_bytes(DAMAGES[damage](content))
+        with caplog.at_level(logging.ERROR, logger="marble"):
+            caplog.clear()
+            step, state, damaged = checkpoint.restore_newest(str(workdir), TARGET)
+        path.write_bytes(content)
+        assert_equal(state, jax.device_get(state_at(step)))
+        assert step == (3 if damaged else 4)
+        if damaged:
+            passed_over += 1
+            (record,) = caplog.records  # one line, which names the checkpoint
+            assert "checkpoints/4" in record.getMessage() and "\n" not in record.getMessage()
+    assert passed_over >= 5
+
+
+def test_every_byte_of_the_arrays_is_covered(workdir):
+    """Any flipped bit of a data file that changes an array is noticed."""
+    rng = np.random.default_rng(0)
+    files = [p for p in (workdir / "checkpoints" / "4" / "state").rglob("*") if p.is_file() and p.stat().st_size > 1000]
+    for path in files:
+        content = path.read_bytes()
+        for position in rng.integers(0, len(content), 12):
+            path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+            step, state, _ = checkpoint.restore_newest(str(workdir), TARGET)
+            assert_equal(state, jax.device_get(state_at(step)))
+        path.write_bytes(content)
+
+
+def test_damage_outside_of_what_is_read_does_not_matter(workdir):
+    """A changed leaf of the optimiser's state does not stop sampling, which reads the average alone."""
+    other = state_at(4, seed=1)
+    with checkpoint.CheckpointWriter(str(workdir)) as writer:
+        writer.save(5, state_at(5).replace(opt_state=other.opt_state))
+    described = workdir / "checkpoints" / "5" / "checksums" / "metadata"
+    shutil.copy(workdir / "checkpoints" / "4" / "checksums" / "metadata", described)  # step differs: full read fails
+    assert checkpoint.restore_newest(str(workdir), TARGET)[0] == 4
+    assert checkpoint.restore_newest(str(workdir), {"ema_params": TARGET.ema_params})[0] == 5
+
+
+def test_without_checksums_a_checkpoint_is_unverified_but_used(workdir, caplog):
+    shutil.rmtree(workdir / "checkpoints" / "4" / "checksums")
+    with caplog.at_level(logging.WARNING, logger="marble"):
+        assert checkpoint.restore_newest(str(workdir), TARGET)[0] == 4
+    assert "can't be verified" in caplog.text
+
+
+def test_another_model_s_checkpoint_is_refused_with_the_leaf(workdir):
+    params = {"a": {"kernel": jnp.zeros((30, 21)), "bias": jnp.zeros(4)}}
+    target = jax.eval_shape(lambda: TrainState.create(params, optax.adam(1e-3)))
+    with pytest.raises(
+        InputError, match=r"another model: .*a/kernel is float32\[30, 20\] there, but float32\[30, 21\]"
+    ):
+        checkpoint.restore_newest(str(workdir), target)
+    assert checkpoint.saved_steps(str(workdir)) == [4, 3, 2]
+
+
+def test_a_missing_step_lists_those_there_are(workdir):
+    with pytest.raises(InputError, match="no checkpoint of step 7 .* 4, 3, 2"):
+        checkpoint.restore(str(workdir), 7, TARGET)
+    with pytest.raises(InputError, match="no checkpoint in"):
+        checkpoint.restore_newest(str(workdir / "elsewhere"), TARGET)
+
+
+def test_when_all_are_damaged_nothing_is_invented(workdir):
+    for step in (2, 3, 4):
+        (workdir / "checkpoints" / str(step) / "checksums" / "metadata").write_text("")
+    with pytest.raises(RunError, match=r"none of the checkpoints .* is whole: \[4, 3, 2\]"):
+        checkpoint.restore_newest(str(workdir), TARGET)
+    assert checkpoint.saved_steps(str(workdir)) == [4, 3, 2]
+
+
+def test_damaged_ones_are_set_aside_and_their_steps_saved_again(workdir):
+    for _ in range(2):
+        checkpoint.set_aside(str(workdir), [4])
+        assert checkpoint.saved_steps(str(workdir)) == [3, 2]
+        with checkpoint.CheckpointWriter(str(workdir)) as writer:
+            writer.save(4, state_at(4, seed=9))
+    assert sorted(p.name for p in (workdir / "checkpoints-damaged").iterdir()) == ["4.0", "4.1"]
+    assert_equal(checkpoint.restore_newest(str(workdir), TARGET)[1], jax.device_get(state_at(4, seed=9)))
+
+
+def test_reading_writes_nothing(tmp_path):
+    assert checkpoint.saved_steps(str(tmp_path / "new")) == []
+    assert not (tmp_path / "new").exists()

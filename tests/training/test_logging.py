@@ -1,0 +1,34 @@
+"""metrics.jsonl across restarts."""
+
+import json
+
+from marble.training.logging import MetricsWriter
+
+
+def lines(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_lines_past_the_restored_step_are_dropped(tmp_path):
+    writer = MetricsWriter(str(tmp_path), step=0)
+    for step in (10, 20, 30):
+        writer.write(step, {"loss": float(step)})
+    writer.close()
+    writer = MetricsWriter(str(tmp_path), step=20)
+    writer.write(30, {"loss": 3.0})
+    writer.close()
+    assert lines(tmp_path) == [{"step": s, "loss": x} for s, x in ((10, 10.0), (20, 20.0), (30, 3.0))]
+
+
+def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "loss": 1.0}\n{"step": 20, "lo')
+    MetricsWriter(str(tmp_path), step=20).close()
+    assert lines(tmp_path) == [{"step": 10, "loss": 1.0}]
+
+
+def test_scalars_reach_tensorboard(tmp_path):
+    writer = MetricsWriter(str(tmp_path), step=0)
+    writer.write(1, {"loss": 0.5})
+    writer.close()
+    (event_file,) = (tmp_path / "tensorboard").iterdir()
+    assert b"loss" in event_file.read_bytes()

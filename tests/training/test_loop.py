@@ -1,0 +1,69 @@
+"""The parts of the loop that decide when and what."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from marble.errors import InputError, RunError
+from marble.training.loop import Stopwatch, TrainingConfig, call_lengths, check_finite, due, explained_memory_error
+
+
+def config(**changes):
+    return TrainingConfig(
+        **{"batch_size": 8, "num_steps": 10, "ema_decay": 0.9, "checkpoint_every": 0, "log_every": 0, **changes}
+    )
+
+
+def test_calls_end_at_absolute_multiples():
+    assert list(call_lengths(0, config(steps_per_call=4))) == [4, 4, 2]
+    assert list(call_lengths(6, config(steps_per_call=4))) == [2, 2]
+    assert list(call_lengths(8, config(steps_per_call=4))) == [2]
+    assert list(call_lengths(10, config(steps_per_call=4))) == []
+    assert list(call_lengths(0, config())) == [1] * 10
+
+
+def test_due_at_multiples_and_never_for_zero():
+    assert [step for step in range(1, 10) if due(step, 3)] == [3, 6, 9]
+    assert not any(due(step, 0) for step in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "training.batch_size=0"),
+        ({"num_steps": -1}, "training.num_steps=-1"),
+        ({"log_every": 6, "steps_per_call": 4}, "training.log_every=6 must be a multiple of steps_per_call=4"),
+        ({"ema_decay": 1.5}, "training.ema_decay=1.5"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        config(**changes)
+
+
+def test_memory_errors_say_what_to_lower():
+    with pytest.raises(RunError, match="training.accumulate"), explained_memory_error():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), explained_memory_error():
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+def test_the_stopwatch_does_not_count_pauses(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("marble.training.loop.time.perf_counter", lambda: now[0])
+    watch = Stopwatch()
+    now[0] = 2.0
+    with watch.paused():
+        now[0] = 10.0
+    now[0] = 11.0
+    assert watch.lap() == 3.0
+    now[0] = 12.0
+    assert watch.lap() == 1.0
+
+
+def test_a_diverged_state_stops_the_run_and_names_the_step():
+    class State:
+        diverged, step = jnp.ones((), bool), jnp.int32(41)
+
+    with pytest.raises(RunError, match="not finite at step 42"):
+        check_finite(State(), 50)

@@ -1,0 +1,190 @@
+"""The train step against hand-made arithmetic, with a model small enough to check."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from marble.diffusion import linear
+from marble.parallel import data_mesh, put_batch, replicated
+from marble.training.ema import ema_update
+from marble.training.objectives import diffusion_loss_fn, example_keys, prepare_batch
+from marble.training.optimizer import adam, warmup_constant
+from marble.training.state import TrainState
+from marble.training.step import make_train_step, several_steps
+
+
+class Tiny(nn.Module):
+    """A convolution that knows t and the label."""
+
+    num_classes: int | None = None
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x_t, t, context=None, *, train=False):
+        x = nn.Conv(4, (3, 3))(x_t) + jnp.sin(t / 100.0)[:, None, None, None]
+        if self.num_classes is not None:
+            x = x + nn.Embed(self.num_classes + 1, 4)(context["label"])[:, None, None, :]
+        x = nn.Dropout(self.dropout, deterministic=not train)(nn.swish(x))
+        return nn.Conv(x_t.shape[-1], (3, 3))(x)
+
+
+OPTIMIZER = adam(warmup_constant(1e-2, 3))
+KEY = jax.random.key(3, impl="threefry2x32")
+
+
+def batch_of(size, step=0):
+    rng = np.random.default_rng(step)
+    image = rng.uniform(-1, 1, (size, 4, 4, 1)).astype(np.float32)
+    return {
+        "image": image,
+        "index": np.arange(size, dtype=np.int32),
+        "label": rng.integers(0, 3, size).astype(np.int32),
+    }
+
+
+def state_of(model):
+    context = {"label": jnp.zeros(1, jnp.int32)}
+    params = model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), jnp.zeros(1), context)["params"]
+    return TrainState.create(params, OPTIMIZER)
+
+
+def step_of(model, **options):
+    return make_train_step(diffusion_loss_fn(model, linear(100)), OPTIMIZER, ema_decay=0.9, **options)
+
+
+def run(step, state, count, size=16):
+    for k in range(count):
+        state, metrics = step(state, batch_of(size, k), KEY)
+    return state, metrics
+
+
+def assert_close(one, other, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), one, other)
+
+
+def test_the_loss_falls():
+    step = jax.jit(step_of(Tiny()))
+    state, first = step(state_of(Tiny()), batch_of(64), KEY)
+    for _ in range(200):
+        state, last = step(state, batch_of(64), KEY)
+    assert last["loss"] < 0.7 * first["loss"]
+    assert int(state.step) == 201
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_micro_batches_make_the_same_step(count):
+    whole, parts = (run(jax.jit(step_of(Tiny(3), accumulate=k)), state_of(Tiny(3)), 3)[0] for k in (1, count))
+    assert_close(whole.params, parts.params, atol=2e-6)
+    assert_close(whole.window, parts.window, rtol=1e-5)
+
+
+def test_one_device_and_eight_make_the_same_steps():
+    mesh = data_mesh()
+    step = jax.jit(step_of(Tiny(3, dropout=0.5)))
+    alone, metrics = run(step, state_of(Tiny(3)), 5)
+    spread = jax.device_put(state_of(Tiny(3)), replicated(mesh))
+    for k in range(5):
+        spread, spread_metrics = step(spread, put_batch(mesh, batch_of(16, k)), KEY)
+    assert len(spread.params["Conv_0"]["kernel"].sharding.device_set) == 8
+    assert_close(alone.params, spread.params, atol=2e-6)
+    np.testing.assert_allclose(metrics["loss"], spread_metrics["loss"], rtol=1e-5)
+
+
+def test_several_steps_in_a_call_are_the_same_steps():
+    single, _ = run(jax.jit(step_of(Tiny())), state_of(Tiny()), 6)
+    stacked = [
+        jax.tree.map(lambda *x: np.stack(x), *[batch_of(16, k) for k in part]) for part in ((0, 1, 2, 3), (4, 5))
+    ]
+    state, several = state_of(Tiny()), jax.jit(several_steps(step_of(Tiny())))
+    for batches in stacked:
+        state, _ = several(state, batches, KEY)
+    assert_close(single, state, atol=2e-6)
+
+
+def test_a_loss_that_is_not_finite_changes_nothing_ever_after():
+    step = jax.jit(step_of(Tiny()))
+    before, _ = run(step, state_of(Tiny()), 2)
+    bad = {**batch_of(16), "image": batch_of(16)["image"].copy()}
+    bad["image"][3, 0, 0, 0] = np.nan
+    held, _ = step(before, bad, KEY)
+    after, _ = step(held, batch_of(16), KEY)
+    assert not before.diverged and held.diverged and after.diverged
+    for state in (held, after):
+        jax.tree.map(np.testing.assert_array_equal, before.replace(diverged=state.diverged), state)
+
+
+def test_the_window_sums_what_the_metrics_say():
+    step, state = jax.jit(step_of(Tiny())), state_of(Tiny())
+    losses = []
+    for k in range(3):
+        state, metrics = step(state, batch_of(16, k), KEY)
+        losses.append(float(metrics["loss"]))
+    np.testing.assert_allclose(state.window.loss, sum(losses), rtol=1e-6)
+    np.testing.assert_allclose(state.window.loss_by_t.sum(), 16 * sum(losses), rtol=1e-5)
+    assert int(state.window.num_steps) == 3 and float(state.window.count_by_t.sum()) == 48
+
+
+def test_adam_with_clipping_and_warm_up_is_the_textbook_s():
+    # Kingma & Ba 2015, algorithm 1, on gradients scaled to norm 1; the rate of update k is lr min(k / 3, 1).
+    rng = np.random.default_rng(0)
+    grads = rng.normal(size=(5, 7)) * 10
+    x, m, v = np.zeros(7), np.zeros(7), np.zeros(7)
+    params, opt_state = jnp.zeros(7), OPTIMIZER.init(jnp.zeros(7))
+    for k, grad in enumerate(grads):
+        g = grad / max(1, np.linalg.norm(grad))
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        x -= 1e-2 * min(k / 3, 1) * (m / (1 - 0.9 ** (k + 1))) / (np.sqrt(v / (1 - 0.999 ** (k + 1))) + 1e-8)
+        updates, opt_state = OPTIMIZER.update(jnp.asarray(grad, jnp.float32), opt_state, params)
+        params = params + updates
+    np.testing.assert_allclose(params, x, rtol=1e-4)
+
+
+def test_the_average_begins_with_the_first_update_and_decays():
+    values = [5.0, 1.0, 2.0, 4.0]  # the initial value 5 leaves no trace
+    average = expected = jnp.float32(values[0])
+    for step, value in enumerate(values[1:]):
+        average = ema_update(average, jnp.float32(value), step=jnp.int32(step), ema_decay=0.9)
+        expected = value if step == 0 else 0.9 * expected + 0.1 * value
+    np.testing.assert_allclose(average, expected, rtol=1e-6)
+
+
+def test_draws_belong_to_positions_in_the_global_batch():
+    whole, half = (example_keys(KEY, {"index": jnp.asarray(index)}) for index in (np.arange(8), np.arange(4, 8)))
+    np.testing.assert_array_equal(jax.random.key_data(whole)[4:], jax.random.key_data(half))
+
+
+def test_flips_are_drawn_and_pixels_scaled():
+    image = np.zeros((400, 1, 2, 1), np.uint8)
+    image[:, 0, 1] = 16
+    batch = {"image": image, "index": np.arange(400, dtype=np.int32)}
+    prepared = prepare_batch(batch, KEY, levels=17, flips=True)["image"]
+    flipped = np.asarray(prepared[:, 0, 0, 0] == 1)
+    assert set(np.unique(prepared)) == {-1, 1} and 150 < flipped.sum() < 250
+    np.testing.assert_array_equal(prepare_batch(batch, KEY, levels=17, flips=False)["image"][:, 0, 1, 0], 1)
+
+
+def test_labels_are_dropped_at_their_rate():
+    seen = []
+
+    class Spy(Tiny):
+        def __call__(self, x_t, t, context=None, *, train=False):
+            seen.append(context["label"])
+            return x_t
+
+    loss_fn = diffusion_loss_fn(Spy(3), linear(100), label_dropout=0.25)
+    batch = batch_of(2000)
+    loss_fn({}, batch, KEY)
+    dropped = np.asarray(seen[0] == 3)
+    assert 0.2 < dropped.mean() < 0.3
+    np.testing.assert_array_equal(np.asarray(seen[0])[~dropped], batch["label"][~dropped])
+
+
+def test_masked_images_do_not_count():
+    loss_fn = diffusion_loss_fn(Tiny(), linear(100), train=False)
+    params, batch = state_of(Tiny()).params, batch_of(8)
+    mask = np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32)
+    part = {k: v[:5] for k, v in batch.items()}
+    masked, alone = (loss_fn(params, b, KEY)[1] for b in ({**batch, "mask": mask}, part))
+    assert_close(masked, alone, rtol=1e-5)
