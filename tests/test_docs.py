@@ -15,7 +15,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./*-]*\w")
 TOP_LEVEL_FILE = re.compile(r"`([\w.-]+\.(?:md|cfg|toml))`")
 DOTTED_NAME = re.compile(r"`(marble(?:\.\w+)+)`")
-LINK = re.compile(r"(?<!`)\[[^\]\n]*\]\(([^)\s]+)\)")
+CODE_OR_MATH = re.compile(r"`[^`\n]*`|\$[^$\n]*\$")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 
 
@@ -61,8 +62,9 @@ def is_importable(name: str) -> bool:
 
 def broken_links(page: Path, text: str) -> list[str]:
     """The relative links of a page whose file, or whose heading, is not there."""
-    targets = [target for target in LINK.findall(FENCE.sub("", text)) if not re.match(r"\w+:", target)]
-    return [target for target in targets if not leads_somewhere(page, text, target)]
+    targets = LINK.findall(CODE_OR_MATH.sub("", FENCE.sub("", text)))
+    relative = [target for target in targets if not re.match(r"\w+:", target)]
+    return [target for target in relative if not leads_somewhere(page, text, target)]
 
 
 def leads_somewhere(page: Path, text: str, target: str) -> bool:
@@ -118,4 +120,4 @@ def test_these_checks_can_fail(capsys):
     assert missing_paths("--config configs/nowhere.py:smoke, `NOWHERE.md`") == ["NOWHERE.md", "configs/nowhere.py"]
     assert missing_names("`marble.diffusion.q_sample`, `marble.diffusion.q_nothing`") == ["marble.diffusion.q_nothing"]
     links = "# A heading\n[a](theory.md) [b](#a-heading) [c](nowhere.md) [d](theory.md#nowhere) [e](https://x.org/y)"
-    assert broken_links(ROOT / "docs/page.md", links) == ["nowhere.md", "theory.md#nowhere"]
+    assert broken_links(ROOT / "docs/theory.md", links) == ["nowhere.md", "theory.md#nowhere"]

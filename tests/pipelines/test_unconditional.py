@@ -1,0 +1,151 @@
+"""The pipeline: images that depend on their index alone, from one program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from marble.diffusion import linear
+from marble.errors import InputError
+from marble.models import UNet
+from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig
+from marble.sampling import Ancestral
+
+IMAGE = ImageSpec(shape=(8, 8, 1), levels=17)
+
+
+def pipeline(num_classes=None, has_null_class=False, **config):
+    model = UNet(
+        out_channels=1,
+        channels=8,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention_resolutions=(),
+        num_groups=4,
+        num_classes=num_classes,
+    )
+    context = {"label": jnp.zeros(1, jnp.int32)} if num_classes else None
+    init = jax.jit(model.init)
+    params = init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), context)["params"]
+    # The network's last layer begins at zero: other values, so that the output depends on everything.
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    params = tree.unflatten([x + 0.05 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
+    return DiffusionPipeline(
+        model=model,
+        params=params,
+        schedule=linear(20),
+        image=IMAGE,
+        sampler=Ancestral(),
+        config=SamplingConfig(batch_size=16, **config),
+        has_null_class=has_null_class,
+    )
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return pipeline()
+
+
+@pytest.fixture(scope="module")
+def conditional():
+    return pipeline(num_classes=3, has_null_class=True)
+
+
+def test_images_are_uint8_at_the_data_s_levels(pipe):
+    images = pipe.sample(5)
+    assert images.shape == (5, 8, 8, 1) and images.dtype == np.uint8
+    assert set(np.unique(images)) <= set(np.round(np.arange(17) * 255 / 16).astype(np.uint8))
+
+
+def test_floats_on_request(pipe):
+    floats = pipe.sample(5, as_float=True)
+    assert floats.dtype == np.float32 and np.abs(floats).max() <= 1
+    np.testing.assert_array_equal(np.round(np.round((floats + 1) * 8) * 255 / 16), pipe.sample(5))
+
+
+def test_image_i_is_the_same_in_any_number_from_any_start(pipe):
+    many = pipe.sample(40, seed=3)
+    np.testing.assert_array_equal(pipe.sample(1, seed=3), many[:1])
+    np.testing.assert_array_equal(pipe.sample(9, seed=3, first=30), many[30:39])
+    assert not np.array_equal(pipe.sample(40, seed=4), many)
+
+
+def test_image_i_hardly_changes_with_the_batch_size(pipe):
+    floats = pipe.sample(24, as_float=True)
+    np.testing.assert_allclose(pipe.sample(24, as_float=True, batch_size=8), floats, atol=2e-3)
+
+
+def test_a_second_call_compiles_nothing(pipe):
+    pipe.sample(3)
+    before = pipe._compiled._cache_size()
+    for options in ({}, {"seed": 9}, {"steps": 4}, {"first": 100}):
+        pipe.sample(20, **options)
+    assert pipe._compiled._cache_size() == before
+
+
+def test_other_parameters_without_another_program(pipe):
+    before = pipe._compiled._cache_size()
+    doubled = jax.tree.map(lambda x: 2 * x, pipe.params)
+    assert not np.array_equal(pipe.sample(4, params=doubled), pipe.sample(4))
+    assert pipe._compiled._cache_size() == before
+
+
+def test_frames_end_at_the_images(pipe):
+    images, frames = pipe.sample(18, num_frames=5)
+    assert frames.x.shape == frames.x_0.shape == (5, 18, 8, 8, 1) and frames.x.dtype == np.uint8
+    np.testing.assert_array_equal(frames.x[-1], images)
+    np.testing.assert_array_equal(images, pipe.sample(18))
+    assert pipe.sample(2, steps=3, num_frames=50)[1].x.shape[0] == 3
+
+
+def test_a_progress_bar_changes_no_image(pipe, capsys):
+    np.testing.assert_array_equal(pipe.sample(4, progress=True), pipe.sample(4))
+
+
+def test_denoise_is_the_network_read_both_ways(pipe):
+    x_t = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32)
+    t = np.array([0, 7, 19])
+    prediction = pipe.denoise(x_t, t)
+    np.testing.assert_allclose(prediction.eps, pipe.apply(pipe.params, x_t, t), atol=1e-5)
+    alpha, sigma = (table[t].reshape(3, 1, 1, 1) for table in (pipe.schedule.alpha, pipe.schedule.sigma))
+    np.testing.assert_allclose(alpha * prediction.x_0 + sigma * prediction.eps, x_t, atol=1e-5)
+    np.testing.assert_allclose(pipe.denoise(x_t, 7).eps[1], prediction.eps[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("t", [-1, 20, 0.5, np.array([0, 1, 20])])
+def test_t_out_of_range_is_refused(pipe, t):
+    with pytest.raises(InputError, match="between 0 and 19"):
+        pipe.denoise(np.zeros((3, 8, 8, 1), np.float32), t)
+
+
+def test_labels_choose_the_class(conditional):
+    ones, mixed = conditional.sample(3, labels=1), conditional.sample(3, labels=[0, 1, 2])
+    np.testing.assert_array_equal(ones[1], mixed[1])
+    assert not np.array_equal(ones[0], mixed[0])
+    assert not np.array_equal(conditional.sample(3), ones)  # the null class
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num": 0}, "0 images"),
+        ({"num": 4, "steps": 21}, "21 sampling steps: .* 1 and 20"),
+        ({"num": 4, "steps": 0}, "0 sampling steps"),
+        ({"num": 4, "labels": 1}, "trained without labels"),
+        ({"num": 4, "seed": -1}, "seed=-1"),
+        ({"num": 4, "first": 2**32}, "first=4294967296"),
+        ({"num": 4, "batch_size": 0}, "batch_size=0"),
+    ],
+)
+def test_values_out_of_range_are_refused(pipe, options, message):
+    with pytest.raises(InputError, match=message):
+        pipe.sample(**options)
+
+
+def test_labels_out_of_range_are_refused(conditional):
+    for labels, message in ((4, "not between 0 and 2"), (-1, "not between"), ([0, 1], "2 labels for 3 images")):
+        with pytest.raises(InputError, match=message):
+            conditional.sample(3, labels=labels)
+    with pytest.raises(InputError, match="trained with labels only"):
+        pipeline(num_classes=3).sample(3)

@@ -1,0 +1,68 @@
+"""marble's command line in processes of its own, for the tests that kill them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from marble import builders, checkpoint, workdir
+from marble.training.logging import TIMING_FIELDS
+from marble.training.state import TrainState
+
+TINY = ["--config", "configs/digits.py:smoke"]
+ROOT = Path(__file__).parent.parent
+
+
+def marble(*words: object, devices: int = 1, cache: Path | None = None, **options) -> subprocess.Popen:
+    """Starts ``marble WORDS`` in the checkout; compiled programs are shared through cache."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    if cache is not None:
+        environment |= {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        }
+    return subprocess.Popen(
+        [sys.executable, "-m", "marble.cli.main", *map(str, words)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finished(process: subprocess.Popen, status: int = 0) -> str:
+    """Waits for a process, checks its exit status, and returns what it said on stderr."""
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == status, f"exit status {process.returncode}:\n{said}"
+    return said
+
+
+def final_state(directory: Path) -> tuple[int, TrainState]:
+    """The newest checkpoint of a run, whole."""
+    config, image = workdir.recall(str(directory))
+    experiment = builders.build(config, image)
+    target = jax.eval_shape(lambda: TrainState.create(builders.init_params(experiment), experiment.optimizer))
+    step, state, damaged = checkpoint.restore_newest(str(directory), target)
+    assert damaged == []
+    return step, state
+
+
+def metrics(directory: Path) -> list[dict]:
+    """metrics.jsonl without its timing fields."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in TIMING_FIELDS} for line in lines]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Equal to the last bit: step, every leaf of the state, and the metrics."""
+    (step, state), (other_step, other_state) = final_state(one), final_state(other)
+    assert step == other_step
+    jax.tree.map(np.testing.assert_array_equal, state, other_state)
+    assert metrics(one) == metrics(other)
