@@ -2,8 +2,9 @@
 
 Paper      Ho, Jain, Abbeel 2020, Denoising Diffusion Probabilistic Models, arXiv:2006.11239, at laptop size
 Command    marble train --config configs/digits.py --workdir runs/digits
-Variants   :conditional gives the model the digit's class; :smoke is two steps
 Hardware   2 CPU cores
+Expected   TODO
+Variants   :conditional gives the model the digit's class; :smoke is two steps of a tiny model
 """
 
 from marble.configs import smoke, unknown_variant

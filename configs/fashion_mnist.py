@@ -3,6 +3,8 @@
 Paper      Ho, Jain, Abbeel 2020, Denoising Diffusion Probabilistic Models, arXiv:2006.11239, at a smaller size
 Data       marble data prepare fashion_mnist
 Command    marble train --config configs/fashion_mnist.py --workdir runs/fashion_mnist
+Hardware   one GPU
+Expected   no published figure for this size
 Variants   :conditional gives the model the class; :smoke is two steps of a tiny model
 """
 

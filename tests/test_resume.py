@@ -64,7 +64,8 @@ def kill_and_resume(workdir, cache, seed):
     for kill in range(2):
         before = newest(workdir)
         process = start(workdir, cache)
-        wait_until(process, lambda at=rng.randint(before, max(before, 80)): newest(workdir) >= at)
+        kill_at = rng.randint(before, max(before, 80))
+        wait_until(process, lambda step=kill_at: newest(workdir) >= step)
         if (seed + kill) % 2:
             wait_until(process, lambda: is_saving(workdir))
         else:

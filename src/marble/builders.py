@@ -96,8 +96,9 @@ def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
         chosen, rest = pick(section, config[section])
         constructors = constructors_of(section, chosen)
         bind(section, rest, *constructors)
-        named = {key: config[section].get(key, next(iter(table))) for key, table in NAMES.get(section, {}).items()}
-        whole[section] = ml_collections.ConfigDict({**named, **completed(rest, *constructors)})
+        whole[section] = completed(rest, *constructors)
+        for key, table in NAMES.get(section, {}).items():
+            whole[section][key] = config[section].get(key, next(iter(table)))
     return whole
 
 

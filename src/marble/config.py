@@ -62,7 +62,8 @@ def bind(section: str, values: Mapping[str, Any], *constructors: Callable[..., A
     known = {name: field for fields in schemas for name, field in fields.items()}
     for key, value in values.items():
         if key not in known:
-            raise InputError(f"unknown config key {section}.{key}={value!r}{nearest(key, known)}")
+            on_one_line = " ".join(repr(value).split())
+            raise InputError(f"unknown config key {section}.{key}={on_one_line}{nearest(key, known)}")
         if not _fits(value, known[key].annotation):
             wanted = inspect.formatannotation(known[key].annotation).replace("typing.", "")
             raise InputError(f"config key {section}.{key}={value!r} is {type(value).__name__}, but must be {wanted}")

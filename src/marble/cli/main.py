@@ -44,10 +44,10 @@ def main(argv: list[str] | None = None) -> int:
         return importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
     except InputError as error:
         return fail(error, 2)
+    except BrokenPipeError:  # whoever read our output has gone
+        return 1
     except (RunError, OSError) as error:
         return fail(error, 1)
-    except BrokenPipeError:
-        return 1
 
 
 def usage() -> str:
@@ -63,14 +63,14 @@ def fail(error: object, status: int) -> int:
 
 
 def log_to_stderr() -> None:
-    """marble's own log, above the progress bar; of other libraries only errors."""
+    """marble's own log, above the progress bar."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     handler = BarHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("marble")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs the tracebacks of what it raises
 
 
 class BarHandler(logging.Handler):

@@ -5,7 +5,7 @@
     q(x_s | x_t, x_0)      the way back, if x_0 were known        q_posterior
     p(x_s | x_t)           the way back, with x_0 predicted       p_posterior, ancestral_step
 
-The posteriors go from any noise level t to any lower one s (Kingma et al. 2021, appendix A); between neighbouring
+The posteriors go from any noise level t to any lower one s (Kingma et al. 2021, appendix A.2); between neighbouring
 steps they are equations 6 and 7 of Ho et al. 2020. With r = SNR_t / SNR_s, the one number that both need is
 
     1 - r = -expm1(log_snr_t - log_snr_s),
@@ -51,7 +51,7 @@ def q_step(schedule: Schedule, x_s: Array, t: Array, noise: Array) -> Array:
 
 
 def q_posterior(*, x_0: Array, x_t: Array, level_t: Level, level_s: Level) -> Gaussian:
-    """q(x_s | x_t, x_0) (Ho et al. 2020, eq. 6-7; Kingma et al. 2021, eq. 25-26).
+    """q(x_s | x_t, x_0) (Ho et al. 2020, eq. 6-7; Kingma et al. 2021, appendix A.2).
 
     x_0 and x_t are [b ...]; level_s is the less noisy. At the clean level the mean is x_0 and the variance 0.
     """

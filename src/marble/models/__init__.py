@@ -1,1 +1,5 @@
-from marble.models._standin import UNet
+"""Networks: flax.linen modules that know no noise schedule."""
+
+from marble.models.unet import UNet
+
+__all__ = ["UNet"]

@@ -1,0 +1,43 @@
+"""Self-attention over the pixels of an image."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from marble.errors import InputError
+from marble.models.layers import GroupNorm, dense
+from marble.typing import Array
+
+
+class SelfAttention(nn.Module):
+    """x + proj(softmax(q k^T / sqrt(C_head)) v), each pixel attending to every pixel (Ho et al. 2020).
+
+    x [b h w c], the same shape out; q, k and v are dense layers of the normalised x, ``num_heads`` heads of
+    C_head = c / num_heads channels each (an InputError if that isn't whole). The softmax is float32, and proj
+    starts at 0.
+    """
+
+    num_heads: int = 1
+    num_groups: int = 32
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        b, h, w, c = x.shape
+        check_heads(c, self.num_heads)
+        pixels = GroupNorm(self.num_groups, dtype=self.dtype, name="norm")(x).reshape(b, h * w, c)
+        query, key, value = (
+            dense(c, dtype=self.dtype, name=name)(pixels).reshape(b, h * w, self.num_heads, c // self.num_heads)
+            for name in ("query", "key", "value")
+        )
+        attended = jax.nn.dot_product_attention(query, key, value).reshape(b, h, w, c)
+        return x + dense(c, zero=True, dtype=self.dtype, name="proj")(attended)
+
+
+def check_heads(channels: int, num_heads: int) -> None:
+    """InputError unless the channels can be split into that many equal heads."""
+    if channels % num_heads:
+        divisor = max(n for n in range(1, num_heads + 1) if channels % n == 0)
+        raise InputError(f"{channels} channels can't be split into num_heads {num_heads}: take num_heads {divisor}")

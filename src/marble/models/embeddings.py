@@ -1,0 +1,60 @@
+"""What the network is told besides the image, as vectors: the time, and the label."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from marble.errors import InputError
+from marble.models.layers import dense
+from marble.typing import Array
+
+
+def timestep_embedding(t: Array, dim: int) -> Array:
+    """Sines, then cosines, of t at dim/2 frequencies from 1 down to 1e-4 in a geometric row.
+
+    t [b] in steps, integers or floats; the answer [b dim] float32. dim must be even and at least 4, else an
+    InputError. Vaswani et al. 2017, section 3.5, in the order and spacing of Ho et al. 2020: the frequencies are
+    exp(-ln 1e4 * i / (dim/2 - 1)).
+    """
+    if dim % 2 or dim < 4:
+        raise InputError(f"a timestep embedding of {dim} channels: give an even number, 4 or more")
+    frequencies = np.exp(-np.log(1e4) * np.arange(dim // 2) / (dim // 2 - 1)).astype(np.float32)
+    angles = t.astype(jnp.float32)[:, None] * frequencies[None]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """t [b] -> [b 4*channels]: the sinusoids, then a dense layer, swish, and a dense layer (Ho et al. 2020)."""
+
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, t: Array) -> Array:
+        h = timestep_embedding(t, self.channels)
+        h = nn.swish(dense(4 * self.channels, dtype=self.dtype, name="dense_0")(h))
+        return dense(4 * self.channels, dtype=self.dtype, name="dense_1")(h)
+
+
+class LabelEmbedding(nn.Module):
+    """label [b] int32 -> [b features]: a learned row a class, and one more, ``num_classes``, for no class.
+
+    Rows start as N(0, 1) (Dhariwal and Nichol 2021). A label outside 0..num_classes gives NaNs.
+    """
+
+    num_classes: int
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, label: Array) -> Array:
+        rows = nn.Embed(
+            self.num_classes + 1,
+            self.features,
+            dtype=self.dtype,
+            embedding_init=nn.initializers.normal(1.0),
+            name="rows",
+        )
+        return rows(label)

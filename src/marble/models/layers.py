@@ -1,0 +1,76 @@
+"""The layers that every network here is built of, initialised as in the DDPM paper.
+
+Ho et al. 2020 draw kernels from variance scaling (scale 1, fan average, uniform), start biases at 0, and start the
+last layer of every residual branch at (almost) zero, so that a fresh network is a sum of identities.
+Parameters are float32; ``dtype`` is the type that is computed in.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from marble.errors import InputError
+from marble.typing import Array
+
+kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+
+
+def dense(features: int, *, zero: bool = False, dtype: Any = jnp.float32, name: str | None = None) -> nn.Dense:
+    """x @ kernel + bias over the last axis; ``zero`` starts the kernel at 0."""
+    return nn.Dense(features, kernel_init=_init(zero), dtype=dtype, name=name)
+
+
+def conv(
+    features: int, *, stride: int = 1, zero: bool = False, dtype: Any = jnp.float32, name: str | None = None
+) -> nn.Conv:
+    """A 3x3 convolution [b h w c] -> [b h/stride w/stride features], SAME; ``zero`` starts the kernel at 0."""
+    return nn.Conv(features, (3, 3), (stride, stride), "SAME", kernel_init=_init(zero), dtype=dtype, name=name)
+
+
+def _init(zero: bool):
+    return nn.initializers.zeros if zero else kernel_init
+
+
+class GroupNorm(nn.Module):
+    """y = (x - mean) / sqrt(var + eps) * scale + bias, mean and var over the pixels and channels of a group.
+
+    (Wu and He 2018.) x [b ... c], the same shape out; float32 inside. It is computed as ``x * slope + offset`` with
+    one slope and one offset a channel of an image, from sums over the pixels: x is read twice and nothing of its
+    size is kept, which makes it about three times as fast as the formula in the order it is written in.
+    """
+
+    num_groups: int = 32
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1]
+        check_groups(channels, self.num_groups)
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        pixels = x.reshape(x.shape[0], -1, channels).astype(jnp.float32)  # [b hw c]
+        mean = self._over_group(pixels.mean(axis=1))
+        var = jnp.maximum(self._over_group((pixels * pixels).mean(axis=1)) - mean * mean, 0)
+        slope = jax.lax.rsqrt(var + self.epsilon) * scale[None]  # [b c]
+        offset = bias[None] - mean * slope
+        return (pixels * slope[:, None] + offset[:, None]).reshape(x.shape).astype(self.dtype)
+
+    def _over_group(self, of_channels: Array) -> Array:
+        """The mean over each group's channels, repeated for each of them: [b c] -> [b c]."""
+        b, c = of_channels.shape
+        of_groups = of_channels.reshape(b, self.num_groups, c // self.num_groups).mean(axis=-1)
+        return jnp.repeat(of_groups, c // self.num_groups, axis=-1)
+
+
+def check_groups(channels: int, num_groups: int) -> None:
+    """InputError unless the channels can be split into that many equal groups."""
+    if channels % num_groups:
+        nearest = max(num_groups, round(channels / num_groups) * num_groups)
+        divisor = max(n for n in range(1, num_groups + 1) if channels % n == 0)
+        raise InputError(
+            f"{channels} channels can't be split into num_groups {num_groups}: "
+            f"take {nearest} channels, or num_groups {divisor}"
+        )

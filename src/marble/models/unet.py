@@ -1,0 +1,123 @@
+"""The U-Net of the DDPM paper (Ho et al. 2020, appendix B): what is read off x_t, at time t, given the context.
+
+    conv_in - level 0 - level 1 - ... - middle - ... - level 1 - level 0 - norm, swish, conv_out
+                 |         |                              |         |
+                 +---------+--- each block's output ------+---------+  is concatenated on the way up
+
+A level is ``num_res_blocks`` residual blocks (one more on the way up), each followed by self-attention where the
+image's height is one of ``attention_resolutions``; between levels the sides halve, and double again.
+The CIFAR-10 network of the paper (the defaults) has 35,746,307 parameters; the one for 256x256 images
+(``channel_mult`` (1, 1, 2, 2, 4, 4)) has 113,673,219.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from marble.errors import InputError
+from marble.models.attention import SelfAttention
+from marble.models.embeddings import LabelEmbedding, TimeEmbedding
+from marble.models.layers import GroupNorm, conv
+from marble.models.resample import Downsample, Upsample
+from marble.models.resnet import ResBlock
+from marble.typing import Array, Context
+
+
+class UNet(nn.Module):
+    """x_t [b h w c], t [b] (steps, integers or floats), context -> [b h w out_channels] float32.
+
+    Level i has ``channels * channel_mult[i]`` channels. With ``num_classes`` the context may hold ``label`` [b] in
+    0..num_classes, where ``num_classes`` is the null class; no label means the null class. ``dtype`` is what is
+    computed in (parameters stay float32), and ``remat`` computes the residual blocks a second time in the gradient
+    instead of keeping their insides. ``train`` switches dropout on; then ``rngs={"dropout": key}`` is needed.
+
+    An InputError, at trace time, for: channels that num_groups or num_heads don't divide; h or w that the levels
+    can't halve; a context that the network doesn't read.
+    """
+
+    out_channels: int = 3
+    channels: int = 128
+    channel_mult: Sequence[int] = (1, 2, 2, 2)
+    num_res_blocks: int = 2
+    attention_resolutions: Sequence[int] = (16,)
+    num_heads: int = 1
+    dropout: float = 0.0
+    num_groups: int = 32
+    num_classes: int | None = None
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x_t: Array, t: Array, context: Context | None = None, *, train: bool = False) -> Array:
+        self._check(x_t, context or {})
+        emb = self._embed(t, context or {})
+        h = conv(self.channels, dtype=self.dtype, name="conv_in")(x_t)
+        h, skips = self._down(h, emb, train)
+        h = self._block("middle_block_0", h, self._width(-1), emb, train)
+        h = self._attention("middle_attention", h)
+        h = self._block("middle_block_1", h, self._width(-1), emb, train)
+        h = self._up(h, skips, emb, train)
+        h = nn.swish(GroupNorm(self.num_groups, dtype=self.dtype, name="norm_out")(h))
+        return conv(self.out_channels, zero=True, dtype=self.dtype, name="conv_out")(h).astype(jnp.float32)
+
+    def _embed(self, t: Array, context: Context) -> Array:
+        """Time and label [b 4*channels]."""
+        emb = TimeEmbedding(self.channels, dtype=self.dtype, name="time")(t)
+        if self.num_classes is None:
+            return emb
+        label = context.get("label", jnp.full(t.shape, self.num_classes, jnp.int32))
+        return emb + LabelEmbedding(self.num_classes, 4 * self.channels, dtype=self.dtype, name="label")(label)
+
+    def _down(self, h: Array, emb: Array, train: bool) -> tuple[Array, list[Array]]:
+        """The levels from wide to narrow images, and every block's output on the way."""
+        skips = [h]
+        for level in range(len(self.channel_mult)):
+            if level > 0:
+                h = Downsample(dtype=self.dtype, name=f"down_{level}_sample")(h)
+                skips.append(h)
+            for i in range(self.num_res_blocks):
+                h = self._block(f"down_{level}_block_{i}", h, self._width(level), emb, train)
+                if h.shape[1] in self.attention_resolutions:
+                    h = self._attention(f"down_{level}_attention_{i}", h)
+                skips.append(h)
+        return h, skips
+
+    def _up(self, h: Array, skips: list[Array], emb: Array, train: bool) -> Array:
+        """The levels from narrow to wide images, taking the skips from the last to the first."""
+        skips = list(skips)
+        for level in reversed(range(len(self.channel_mult))):
+            for i in range(self.num_res_blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = self._block(f"up_{level}_block_{i}", h, self._width(level), emb, train)
+                if h.shape[1] in self.attention_resolutions:
+                    h = self._attention(f"up_{level}_attention_{i}", h)
+            if level > 0:
+                h = Upsample(dtype=self.dtype, name=f"up_{level}_sample")(h)
+        return h
+
+    def _block(self, name: str, h: Array, features: int, emb: Array, train: bool) -> Array:
+        block = nn.remat(ResBlock) if self.remat else ResBlock
+        dropout = self.dropout if train else 0.0
+        return block(features, dropout, self.num_groups, self.dtype, name=name)(h, emb)
+
+    def _attention(self, name: str, h: Array) -> Array:
+        return SelfAttention(self.num_heads, self.num_groups, self.dtype, name=name)(h)
+
+    def _width(self, level: int) -> int:
+        return self.channels * self.channel_mult[level]
+
+    def _check(self, x_t: Array, context: Context) -> None:
+        factor = 2 ** (len(self.channel_mult) - 1)
+        if x_t.ndim != 4 or x_t.shape[1] % factor or x_t.shape[2] % factor:
+            raise InputError(
+                f"x_t of shape {list(x_t.shape)}: {len(self.channel_mult)} levels take [b h w c] "
+                f"with h and w multiples of {factor}"
+            )
+        known = set() if self.num_classes is None else {"label"}
+        if set(context) - known:
+            raise InputError(
+                f"a model of num_classes {self.num_classes} was given the context {sorted(context)}: "
+                f"it reads {sorted(known) or 'none'}"
+            )

@@ -1,0 +1,147 @@
+"""Configs are checked against the signatures that they are for."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from marble import builders
+from marble.config import bind, completed, differences, flat, load_config
+from marble.errors import InputError
+
+
+@dataclasses.dataclass
+class Part:
+    size: int
+    rate: float = 0.5
+    kind: Literal["a", "b"] = "a"
+    mult: tuple[int, ...] = (1, 2)
+    name: str | None = None
+
+
+def other(*, speed: bool = True):
+    """Another user of the same section."""
+
+
+def test_values_reach_the_signature_that_has_them():
+    part, rest = bind("part", {"size": 3, "mult": [4], "speed": False, "rate": 1}, Part, other)
+    assert Part(**part) == Part(3, rate=1, mult=(4,)) and rest == {"speed": False}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sise": 3}, r"unknown config key part.sise=3; did you mean 'size'\?"),
+        ({"size": 3, "xyz": 1}, "unknown config key part.xyz=1; there are: size, rate"),
+        ({"size": "3"}, "part.size='3' is str, but must be int"),
+        ({"size": True}, "part.size=True is bool, but must be int"),
+        ({"size": 3.0}, "part.size=3.0 is float, but must be int"),
+        ({"size": 3, "kind": "c"}, "part.kind='c'"),
+        ({"size": 3, "mult": (1, "2")}, "part.mult="),
+        ({"size": 3, "name": 4}, "part.name=4"),
+        ({}, "the config has no part.size"),
+    ],
+)
+def test_what_does_not_fit_is_named(values, message):
+    with pytest.raises(InputError, match=message):
+        bind("part", values, Part)
+
+
+def test_a_completed_section_can_be_overridden_with_its_types():
+    section = completed({"size": 3}, Part, other)
+    assert section.to_dict() == {"size": 3, "rate": 0.5, "kind": "a", "mult": (1, 2), "name": None, "speed": True}
+    section.name = "x"
+    with pytest.raises(TypeError):
+        section.name = 3
+
+
+def test_flat_has_dotted_keys():
+    assert flat({"a": {"b": (1, 2), "c": {}}, "d": None}) == {"a.b": [1, 2], "d": None}
+
+
+def test_differences_tell_what_may_change():
+    before = {"seed": 0, "model": {"channels": 8}, "training": {"num_steps": 5, "log_every": 1, "batch_size": 8}}
+    after = {"seed": 1, "model": {"channels": 16}, "training": {"num_steps": 9, "log_every": 2, "batch_size": 4}}
+    fixed, free = differences(before, after)
+    assert fixed == ["seed: 0 -> 1", "model.channels: 8 -> 16", "training.batch_size: 8 -> 4"]
+    assert free == ["training.num_steps: 5 -> 9", "training.log_every: 1 -> 2"]
+    assert differences(before, before) == ([], [])
+    assert differences({"data": {"source": "a", "name": "x"}}, {"data": {"source": "b", "name": "x"}})[0] == []
+
+
+def test_configs_are_found_by_path_and_by_name(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from ml_collections import ConfigDict\ndef get_config(v=None):\n    return ConfigDict({'v': v})\n")
+    assert load_config(str(path)).v is None
+    assert load_config(f"{path}:large").v == "large"
+    assert load_config("cifar10").training.num_steps == 800_000
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifar", "no config file 'cifar'.*did you mean 'cifar10'"),
+        ("digits:huge", "no variant 'huge'; there are: conditional, smoke"),
+    ],
+)
+def test_a_config_that_is_not_there(name, message):
+    with pytest.raises(InputError, match=message):
+        load_config(name)
+
+
+def test_a_config_that_fails_says_how(tmp_path):
+    path = tmp_path / "bad.py"
+    path.write_text("import nowhere_to_be_found\n")
+    with pytest.raises(InputError, match="ModuleNotFoundError"):
+        load_config(str(path))
+
+
+def minimal():
+    return load_config("digits:smoke")
+
+
+def change(config, key, value):
+    section, _, name = key.partition(".")
+    values = config.to_dict()
+    if name:
+        values[section][name] = value
+    else:
+        values[section] = value
+    return ConfigDict(values)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.name", "unett", "model.name='unett' is unknown; did you mean 'unet'"),
+        ("model.dtype", "float16", "model.dtype='float16' is unknown"),
+        ("model.chanels", 3, "unknown config key model.chanels=3; did you mean 'channels'"),
+        ("diffusion.beta_schedule", "lin", "diffusion.beta_schedule='lin' is unknown"),
+        ("diffusion.variance_type", "fixed_small", "unknown config key diffusion.variance_type"),
+        ("optimizer.lr", 1.0, "unknown config key optimizer.lr=1.0"),
+        ("sampling.sampler", "ddim", "sampling.sampler='ddim' is unknown"),
+        ("sampling.variance_type", "large", "sampling.variance_type='large'"),
+        ("training.batch_size", "many", "training.batch_size='many' is str"),
+        ("trainning", {}, "unknown config key config.trainning=.*; did you mean 'training'"),
+        ("seed", "zero", "seed='zero' is str"),
+    ],
+)
+def test_a_wrong_config_is_refused_with_the_key(key, value, message):
+    with pytest.raises(InputError, match=message):
+        builders.complete(change(minimal(), key, value))
+
+
+def test_completing_twice_changes_nothing():
+    once = builders.complete(minimal())
+    assert builders.complete(once).to_dict() == once.to_dict()
+    assert isinstance(once, ConfigDict)
+
+
+def test_the_elbo_weighting_is_a_config_word():
+    config = change(change(minimal(), "diffusion.weighting", "elbo"), "diffusion.variance_type", "fixed_large")
+    image = builders.ImageSpec((8, 8, 1), 17)
+    weights = builders.build(config, image).weights
+    assert len(weights) == 10 and np.ptp(weights) > 0
+    assert builders.build(minimal(), image).weights.tolist() == [1] * 10

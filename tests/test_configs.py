@@ -1,0 +1,83 @@
+"""Every shipped config: its full size by shape, its smoke variant by two real steps and a sample."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from marble import builders, run
+from marble.builders import load
+from marble.config import load_config, shipped_configs
+from marble.pipelines import ImageSpec
+
+SIZES = {
+    # config: image shape, parameters. The last three are the paper's models, whose counts are known.
+    "digits": ((8, 8, 1), None),
+    "mnist": ((28, 28, 1), None),
+    "fashion_mnist": ((28, 28, 1), None),
+    "cifar10": ((32, 32, 3), 35_746_307),
+    "celebahq256": ((256, 256, 3), 113_673_219),
+    "lsun_church256": ((256, 256, 3), 113_673_219),
+}
+
+
+def test_every_config_is_tested():
+    assert set(shipped_configs()) == set(SIZES)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_full_size(name):
+    shape, parameters = SIZES[name]
+    experiment = builders.build(builders.complete(load_config(name)), ImageSpec(shape, 256))
+    params = jax.eval_shape(lambda: builders.init_params(experiment))
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    assert parameters in (None, count)
+    x, t = jax.ShapeDtypeStruct((2, *shape), np.float32), jax.ShapeDtypeStruct((2,), np.int32)
+    assert jax.eval_shape(lambda p, *a: experiment.model.apply({"params": p}, *a), params, x, t).shape == x.shape
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_docstrings_say_what_an_experiment_needs(name):
+    text = shipped_configs()[name].read_text().split('"""')[1]
+    assert all(word in text for word in ("Paper ", "Command ", "Hardware ", "Expected ", "Variants ")), text
+    assert f"marble train --config configs/{name}.py --workdir runs/{name}" in text
+
+
+def test_the_papers_recipe_for_cifar10_to_the_letter():
+    config = load_config("cifar10")
+    assert (config.training.batch_size, config.training.num_steps, config.training.ema_decay) == (128, 800_000, 0.9999)
+    optimizer = config.optimizer.to_dict()
+    assert optimizer == dict(
+        name="adam", learning_rate=2e-4, warmup_steps=5000, b1=0.9, b2=0.999, eps=1e-8, clip_norm=1.0
+    )
+    assert config.model.dropout == 0.1 and config.data.flip
+
+
+@pytest.fixture
+def originals(tmp_path):
+    """A folder of small pictures, for the configs that read one."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(12):
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 36, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["digits", "digits:conditional", "celebahq256"])
+def test_smoke_trains_and_samples(name, tmp_path, originals):
+    base, _, variant = name.partition(":")
+    config = builders.complete(load_config(f"{base}:smoke"))
+    if variant == "conditional":
+        config.model.num_classes, config.training.label_dropout = 10, 0.5
+    if base == "celebahq256":
+        config.data.source, config.data.data_dir = str(originals), str(tmp_path / "data")
+    state = run.run(config, str(tmp_path / "run"))
+    assert int(state.step) == 2 and not state.diverged
+    pipe = load(str(tmp_path / "run"))
+    images = pipe.sample(3, labels=[1, 2, 3] if variant else None)
+    assert images.shape == (3, *pipe.image.shape) and images.dtype == np.uint8
+    picture = np.asarray(Image.open(tmp_path / "run" / "samples" / "0000002.png"))
+    assert picture.std() > 0
