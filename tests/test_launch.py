@@ -1,0 +1,92 @@
+"""The launch scripts, without installing anything."""
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci" / "run"], ids=lambda path: path.name)
+def test_scripts_parse_and_pass_shellcheck(script):
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    checked = subprocess.run(["shellcheck", "-x", "-s", "bash", script], cwd=ROOT, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+def command(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def fakes(tmp_path):
+    """A PATH on which python and marble write down what they were asked to do."""
+    log = tmp_path / "log"
+    log.touch()
+    for name in ("python", "marble"):
+        command(tmp_path, name, f'echo "{name} $*" >> "{log}"')
+    return tmp_path
+
+
+def run(fakes, script, *words, **environment):
+    env = {"PATH": f"{fakes}:{os.environ['PATH']}", "HOME": str(fakes), "VIRTUAL_ENV": str(fakes), **environment}
+    done = subprocess.run(["bash", ROOT / "launch" / script, *words], env=env, capture_output=True, text=True)
+    return done, (fakes / "log").read_text().splitlines()
+
+
+def test_quickstart_trains_samples_and_says_where(fakes):
+    done, calls = run(fakes, "quickstart.sh", "my runs/digits")
+    assert done.returncode == 0, done.stderr
+    assert [call for call in calls if call.startswith("marble")] == [
+        "marble train --config configs/digits.py --workdir my runs/digits",
+        "marble sample --workdir my runs/digits --num 64 --seed 0 --out my runs/digits/out --gif",
+    ]
+    assert "my runs/digits/out/samples.png" in done.stdout
+
+
+def test_a_failed_training_is_not_sampled(fakes):
+    command(fakes, "marble", f'echo "marble $*" >> "{fakes}/log"; exit 3')
+    done, calls = run(fakes, "quickstart.sh")
+    assert done.returncode == 3 and sum(call.startswith("marble") for call in calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("smi", "extra"),
+    [("CUDA Version: 13.0", "[cuda13]"), ("CUDA Version: 12.4", "[cuda12]"), (None, "")],
+)
+def test_the_extra_of_the_accelerator_is_installed(fakes, smi, extra):
+    command(fakes, "nvidia-smi", f"echo '{smi}'" if smi else "exit 9")
+    _, calls = run(fakes, "quickstart.sh")
+    (install,) = [call for call in calls if "pip install" in call]
+    assert install.endswith(f"--editable .{extra}")
+
+
+def test_the_test_extra_is_added(fakes):
+    for name in ("ruff", "lint-imports"):
+        command(fakes, name, "true")
+    command(fakes, "nvidia-smi", "exit 9")
+    done, calls = run(fakes, "test.sh", "-k", "some name")
+    assert done.returncode == 0, done.stderr
+    assert any(call.endswith("--editable .[test]") for call in calls)
+    assert calls[-1] == "python -m pytest -k some name"
+
+
+def test_too_old_a_python_is_refused(tmp_path):
+    for name in ("python3.12", "python3.11", "python3", "python"):
+        command(tmp_path, name, "exit 1")
+    for name in ("bash", "dirname"):
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}" if Path(f"/usr/bin/{name}").exists() else f"/bin/{name}")
+    copy = tmp_path / "checkout"
+    (copy / "launch").mkdir(parents=True)
+    for script in SCRIPTS:
+        (copy / "launch" / script.name).write_text(script.read_text())
+    done = subprocess.run(
+        ["bash", copy / "launch" / "quickstart.sh"], env={"PATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and "Python 3.11 or newer" in done.stderr
