@@ -1,5 +1,7 @@
 """DDPM in one screen: train and sample a 2-D data set, with nothing but jax, optax and marble's pure functions."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,7 +21,7 @@ def spiral(key, num):
 
 def init(key, sizes=(18, 128, 128, 128, 2)):
     keys = jax.random.split(key, len(sizes) - 1)
-    shapes = zip(sizes[:-1], sizes[1:], strict=True)
+    shapes = itertools.pairwise(sizes)
     return [(jax.random.normal(k, (m, n)) / m**0.5, jnp.zeros((1, n))) for k, (m, n) in zip(keys, shapes, strict=True)]
 
 

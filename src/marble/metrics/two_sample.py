@@ -7,8 +7,8 @@ def nearest_neighbour_accuracy(one: np.ndarray, other: np.ndarray) -> float:
     """Leave-one-out accuracy of telling two sets apart by each point's nearest neighbour (Lopez-Paz & Oquab 2017).
 
     one and other are [n ...] and [m ...], compared by Euclidean distance; give as many of each. 0.5 is what equal
-    distributions get. Towards 1 the sets lie apart, as for blurred or collapsed samples; well below 0.5 the points of one
-    sit on those of the other, as for copies. Of several nearest ones, each has a share in the vote.
+    distributions get. Towards 1 the sets lie apart, as for blurred or collapsed samples; well below 0.5 the points of
+    one sit on those of the other, as for copies. Of several nearest ones, each has a share in the vote.
     """
     points = np.concatenate([one.reshape(len(one), -1), other.reshape(len(other), -1)]).astype(np.float64)
     is_one = np.arange(len(points)) < len(one)
