@@ -1,16 +1,23 @@
 """Every test runs on 8 virtual CPU devices, with implicit rank promotion an error."""
 
 import os
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Two cores serve eight devices: collectives wait for each other longer than XLA's default allows.
+# And compiling takes longer than running, so little is optimised. What the caller sets comes last, and wins.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_cpu_collective_call_warn_stuck_timeout_seconds=120"
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120"
     + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    + " --xla_backend_optimization_level=0 "
+    + os.environ.get("XLA_FLAGS", "")
 )
+# Tests, and the processes that they start, share compiled programs.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 import jax
 import pytest

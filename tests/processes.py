@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -17,23 +18,15 @@ TINY = ["--config", "configs/digits.py:smoke"]
 ROOT = Path(__file__).parent.parent
 
 
-def marble(*words: object, devices: int = 1, cache: Path | None = None, **options) -> subprocess.Popen:
-    """Starts ``marble WORDS`` in the checkout; compiled programs are shared through cache."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    if cache is not None:
-        environment |= {
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-        }
+def marble(*words: object, within: Sequence[str] = ()) -> subprocess.Popen:
+    """Starts ``marble WORDS`` in the checkout on one device; ``within`` is a command that runs it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "marble.cli.main", *map(str, words)],
+        [*within, sys.executable, "-m", "marble.cli.main", *map(str, words)],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
     )
 
 

@@ -25,19 +25,14 @@ OPTIONS = [
 pytestmark = pytest.mark.end_to_end
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-def start(workdir, cache):
-    return marble("train", *TINY, *OPTIONS, "--workdir", workdir, cache=cache)
+def start(workdir):
+    return marble("train", *TINY, *OPTIONS, "--workdir", workdir)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, cache):
+def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    finished(start(workdir, cache))
+    finished(start(workdir))
     step, _ = final_state(workdir)
     assert step == NUM_STEPS and len(metrics(workdir)) == NUM_STEPS // 4 + NUM_STEPS // 12
     return workdir
@@ -58,12 +53,12 @@ def is_saving(workdir: Path) -> bool:
     return directory.is_dir() and any(not path.name.isdigit() for path in directory.iterdir())
 
 
-def kill_and_resume(workdir, cache, seed):
+def kill_and_resume(workdir, seed):
     """Kills a run by SIGKILL at two random moments, every other time during a save, and lets it end."""
     rng = random.Random(seed)
     for kill in range(2):
         before = newest(workdir)
-        process = start(workdir, cache)
+        process = start(workdir)
         kill_at = rng.randint(before, max(before, 80))
         wait_until(process, lambda step=kill_at: newest(workdir) >= step)
         if (seed + kill) % 2:
@@ -75,43 +70,43 @@ def kill_and_resume(workdir, cache, seed):
         process.communicate()
         assert newest(workdir) >= saved >= before
     last_save = newest(workdir)
-    said = finished(start(workdir, cache))
+    said = finished(start(workdir))
     assert last_save == 0 or f"from the checkpoint of step {last_save}" in said
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_a_killed_run_ends_as_the_one_that_was_not(uninterrupted, tmp_path, cache, seed):
-    kill_and_resume(tmp_path / "run", cache, seed)
+def test_a_killed_run_ends_as_the_one_that_was_not(uninterrupted, tmp_path, seed):
+    kill_and_resume(tmp_path / "run", seed)
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
-def test_twenty_killed_runs_end_as_the_one_that_was_not(uninterrupted, tmp_path, cache, seed):
-    kill_and_resume(tmp_path / "run", cache, seed)
+def test_twenty_killed_runs_end_as_the_one_that_was_not(uninterrupted, tmp_path, seed):
+    kill_and_resume(tmp_path / "run", seed)
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_run_that_is_asked_to_stop_saves_and_loses_nothing(uninterrupted, tmp_path, cache, number):
+def test_a_run_that_is_asked_to_stop_saves_and_loses_nothing(uninterrupted, tmp_path, number):
     workdir = tmp_path / "run"
-    process = start(workdir, cache)
+    process = start(workdir)
     wait_until(process, lambda: newest(workdir) >= 5)
     process.send_signal(number)
     began = time.monotonic()
     said = finished(process, EXIT_RESTART)
     assert time.monotonic() - began < 25
     assert f"saved step {newest(workdir)}; run the same command to go on" in said
-    finished(start(workdir, cache))
+    finished(start(workdir))
     assert_same_run(workdir, uninterrupted)
 
 
 @pytest.mark.parametrize(
     "damage", ["flipped", *(pytest.param(name, marks=pytest.mark.slow) for name in ("truncated", "emptied"))]
 )
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(uninterrupted, tmp_path, cache, damage):
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(uninterrupted, tmp_path, damage):
     workdir = tmp_path / "run"
-    process = start(workdir, cache)
+    process = start(workdir)
     wait_until(process, lambda: newest(workdir) >= 15)
     process.send_signal(signal.SIGTERM)
     finished(process, EXIT_RESTART)
@@ -127,8 +122,8 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(uninterru
             "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
         }[damage]
     )
-    sampled = finished(marble("sample", "--workdir", workdir, "--num", 2, "--out", tmp_path / "out", cache=cache))
-    resumed = finished(start(workdir, cache))
+    sampled = finished(marble("sample", "--workdir", workdir, "--num", 2, "--out", tmp_path / "out"))
+    resumed = finished(start(workdir))
     assert f"checkpoints/{step} " in resumed and f"from the checkpoint of step {before}" in resumed
     assert (f"checkpoints/{step} " in sampled) == ("going back to the checkpoint before it" in sampled)
     assert (tmp_path / "out" / "samples.png").exists()

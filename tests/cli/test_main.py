@@ -1,7 +1,6 @@
 """The command line: what it answers, and how it fails."""
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -145,10 +144,8 @@ def test_a_full_disk_ends_with_status_1_and_keeps_the_last_checkpoint(tmp_path):
     words = ["train", "--config", "configs/digits.py:smoke", "--workdir", workdir]
     finished(marble(*words))
 
-    def small_disk():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    said = finished(marble(*words, "--config.training.num_steps=4", preexec_fn=small_disk), status=1)
+    small_files = ["bash", "-c", 'ulimit -f 20; exec "$@"', "bash"]  # of at most 20 KiB
+    said = finished(marble(*words, "--config.training.num_steps=4", within=small_files), status=1)
     assert "could not be saved" in said and "Traceback" not in said
     finished(marble(*words, "--config.training.num_steps=4"))
     assert (ROOT / "configs").is_dir() and (workdir / "checkpoints" / "4").is_dir()
