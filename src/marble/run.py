@@ -20,6 +20,7 @@ from marble.errors import InputError
 from marble.parallel import check_divides, data_mesh, log_devices, put_batch, replicated
 from marble.pipelines import ImageSpec
 from marble.pipelines.pictures import save_png
+from marble.training.interruption import Interruption
 from marble.training.loop import Hooks, call_lengths, restore_or_init, train
 from marble.training.objectives import LossFn, diffusion_loss_fn, prepare_batch
 from marble.training.state import TrainState
@@ -35,10 +36,11 @@ NUM_SAMPLES = 64
 """Images in a grid drawn while training."""
 
 
-def run(config: ml_collections.ConfigDict, directory: str) -> TrainState:
+def run(config: ml_collections.ConfigDict, directory: str, interruption: Interruption | None = None) -> TrainState:
     """Trains as the complete config says, in this workdir; if a run began there, goes on with it.
 
-    InputError, before anything is written, for what does not fit: config, data, workdir, devices.
+    ``interruption`` is an open one, which tells when to stop; by default signals are not handled. InputError, before
+    anything is written, for what does not fit: config, data, workdir, devices.
     """
     log_devices()
     source = builders.data_config(config).open()
@@ -73,6 +75,7 @@ def run(config: ml_collections.ConfigDict, directory: str) -> TrainState:
             evaluate=held_out_loss(experiment, source, mesh, eval_key),
             sample=sample_grid(experiment, directory),
         ),
+        interruption=interruption or Interruption(),
     )
 
 
@@ -157,13 +160,15 @@ def sample_grid(experiment: Experiment, directory: str) -> Callable[[Any, int], 
     """A function of parameters and step that draws images into ``samples/STEP.png``."""
 
     def sample(params: Any, step: int) -> None:
-        folder = epath.Path(directory) / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
+        path = epath.Path(directory) / "samples" / f"{step:07d}.png"
+        if path.exists():
+            return
         labels = None
         if experiment.model.num_classes is not None:
             labels = np.arange(NUM_SAMPLES) % experiment.model.num_classes
         images = pipeline.sample(NUM_SAMPLES, seed=experiment.seed, params=params, labels=labels)
-        save_png(folder / f"{step:07d}.png", images)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_png(path, images)
 
     pipeline = experiment.pipeline(params=None)
     return sample

@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from threading import Timer
+
+import pytest
 
 from marble.training.interruption import EXIT_RESTART, Interruption
 
 
 def test_a_signal_sets_the_flag_and_handlers_are_restored():
     before = signal.getsignal(signal.SIGTERM)
-    with Interruption() as interruption:
+    with Interruption() as interruption, interruption.deferred():
         assert not interruption.requested
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
@@ -19,20 +22,32 @@ def test_a_signal_sets_the_flag_and_handlers_are_restored():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_while_idle_returns_and_raises_what_the_action_does():
-    with Interruption() as interruption:
-        assert interruption.while_idle(lambda: 3) == 3
-        try:
-            interruption.while_idle(lambda: 1 / 0)
-        except ZeroDivisionError:
-            return
-    raise AssertionError("the action's error was lost")
+def test_run_returns_and_raises_what_the_action_does():
+    interruption = Interruption()
+    assert interruption.run(lambda: 3) == (True, 3)
+    with pytest.raises(ZeroDivisionError):
+        interruption.run(lambda: 1 / 0)
+
+
+def test_what_takes_long_is_abandoned_when_a_stop_is_requested():
+    with Interruption() as interruption, interruption.deferred():
+        Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        began = time.monotonic()
+        assert interruption.run(lambda: time.sleep(30)) == (False, None)
+        assert time.monotonic() - began < 5
+
+
+def test_a_second_signal_ends_a_deferred_block():
+    with pytest.raises(KeyboardInterrupt), Interruption() as interruption, interruption.deferred():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
 
 
 def test_a_signal_during_a_long_compilation_ends_the_process_at_once():
     program = (
         "import time; from marble.training.interruption import Interruption\n"
-        "with Interruption() as i: print('ready', flush=True); i.while_idle(lambda: time.sleep(60))"
+        "with Interruption() as i: print('ready', flush=True); i.run(lambda: time.sleep(60))"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.readline()

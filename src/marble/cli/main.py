@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         return importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
     except InputError as error:
         return fail(error, 2)
+    except KeyboardInterrupt:
+        return fail("stopped", 130)
     except BrokenPipeError:  # whoever read our output has gone
         return 1
     except (RunError, OSError) as error:

@@ -6,6 +6,7 @@ marble train --config configs/digits.py[:variant] --workdir runs/digits [--confi
 import json
 import logging
 import os
+import sys
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 from marble.cli.flags import overridden, parse
 from marble.config import load_config
 from marble.errors import InputError
-from marble.training.interruption import EXIT_RESTART, Interrupted
+from marble.training.interruption import EXIT_RESTART, Interrupted, Interruption
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +46,15 @@ def main(argv: list[str]) -> int:
         return 0
     if config.training.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
-    from marble.run import run
+    with Interruption() as interruption:
+        from marble.run import run
 
-    try:
-        run(config, values.workdir)
-    except Interrupted as interrupted:
-        logger.warning("%s", interrupted)
-        return EXIT_RESTART
+        try:
+            run(config, values.workdir, interruption)
+        except Interrupted as interrupted:
+            logger.warning("%s", interrupted)
+            sys.stderr.flush()
+            os._exit(EXIT_RESTART)  # an abandoned computation may run on, and must not be waited for
     logger.info("done; sample it with: marble sample --workdir %s", values.workdir)
     return 0
 

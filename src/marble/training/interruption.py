@@ -1,11 +1,13 @@
 """SIGTERM and Ctrl-C: asked to stop, a run saves its state first."""
 
+import contextlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from threading import Thread
 from types import FrameType
 from typing import Any
 
@@ -20,11 +22,14 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """While the context is open, ``requested`` turns True at the first SIGTERM or SIGINT; a second one kills."""
+    """While the context is open, SIGTERM and SIGINT end the process with EXIT_RESTART: there is nothing to save.
+
+    Within ``deferred`` they only set ``requested``, for the block to save and stop; a second signal then kills.
+    """
 
     def __init__(self) -> None:
         self.requested = False
-        self._idle = False
+        self._deferred = False
 
     def __enter__(self) -> "Interruption":
         self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -34,26 +39,41 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def while_idle(self, action: Callable[[], Any]) -> Any:
-        """action(), during which there is nothing to save, so that a signal ends the process at once.
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """A block with something to save."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
 
-        Compilation can take minutes, and Python handles signals between bytecodes of the main thread: so the action
-        has a thread of its own.
+    def run(self, action: Callable[[], Any]) -> tuple[bool, Any]:
+        """(True, action()), or (False, None) as soon as a stop is requested: the action is then abandoned.
+
+        Python handles signals between the bytecodes of the main thread, and one call of the compiler or of a compiled
+        sampler can take minutes: so the action has a thread of its own.
         """
-        with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(action)
-            self._idle = True
-            try:
-                return future.result()
-            finally:
-                self._idle = False
+        future: Future = Future()
+        Thread(target=_fulfil, args=(future, action), daemon=True).start()
+        while not future.done() and not self.requested:
+            wait([future], timeout=0.1)
+        return (True, future.result()) if future.done() else (False, None)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self.requested:
-            signal.default_int_handler(number, _)
-        self.requested = True
-        logger.warning("%s: saving, then stopping", signal.Signals(number).name)
-        if self._idle:
-            logger.warning("nothing new to save; run the same command to go on")
+        name = signal.Signals(number).name
+        if not self._deferred:
+            logger.warning("%s: nothing new to save; run the same command to go on", name)
             sys.stderr.flush()
-            os._exit(EXIT_RESTART)  # the compiler's thread can't be stopped otherwise
+            os._exit(EXIT_RESTART)  # threads of compilers and readers can't be stopped otherwise
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        logger.warning("%s: saving, then stopping", name)
+
+
+def _fulfil(future: Future, action: Callable[[], Any]) -> None:
+    try:
+        future.set_result(action())
+    except BaseException as error:  # handed to the caller of ``run``, whatever it is
+        future.set_exception(error)

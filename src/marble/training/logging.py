@@ -21,14 +21,20 @@ class MetricsWriter:
     def __init__(self, workdir: str, *, step: int):
         """Continues the files of a run that goes on after ``step``: what they hold of later steps is dropped."""
         path = epath.Path(workdir) / "metrics.jsonl"
-        keep_lines_until(path, step)
+        kept = keep_lines_until(path, step)
+        self._written = {(line["step"], name) for line in kept for name in line}
         self._file: IO[str] = path.open("a")
         self._board = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=step + 1)
+
+    def has(self, step: int, name: str) -> bool:
+        """Whether this metric of this step was written."""
+        return (step, name) in self._written
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line, on the disk when this returns, so that no checkpoint is ahead of its metrics."""
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
+        self._written.update((step, name) for name in metrics)
         os.fsync(self._file.fileno())
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
@@ -40,17 +46,16 @@ class MetricsWriter:
         self._board.close()
 
 
-def keep_lines_until(path: epath.Path, step: int) -> None:
-    """Drops the lines of a metrics.jsonl that are past step, and a last line that was cut short."""
-    if not path.exists():
-        return
+def keep_lines_until(path: epath.Path, step: int) -> list[dict]:
+    """Drops the lines of a metrics.jsonl that are past step, and a last line that was cut short; returns the others."""
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+            kept.append(json.loads(line))
         except ValueError:
             logger.warning("dropped a line of %s that was cut short: %.40s", path, line)
+    kept = [line for line in kept if line["step"] <= step]
     temporary = path.with_name(path.name + ".new")
-    temporary.write_text("".join(kept))
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
     temporary.replace(path)
+    return kept

@@ -24,6 +24,7 @@ from marble.typing import Array, Batch
 
 logger = logging.getLogger(__name__)
 
+HELD_OUT_LOSS = "heldout_loss"
 CALLS_IN_FLIGHT = 2
 """How far the host runs ahead of the devices: enough to keep them busy, little enough to stop soon."""
 
@@ -71,7 +72,7 @@ class Hooks:
     evaluate: Callable[[Any], float]
     """The held-out loss of given parameters."""
     sample: Callable[[Any, int], None]
-    """Draws images with given parameters and keeps them as those of a step."""
+    """Draws images with given parameters and keeps them as those of a step, unless it has them."""
 
 
 def restore_or_init(workdir: str, init: Callable[[], TrainState], place: Callable[[Any], TrainState]) -> TrainState:
@@ -104,6 +105,7 @@ def train(
     batches: Iterator[Batch],
     key: Array,
     hooks: Hooks,
+    interruption: Interruption,
 ) -> TrainState:
     """Trains from state.step to config.num_steps and returns the last state, which is saved.
 
@@ -116,40 +118,55 @@ def train(
     progress = tqdm(total=config.num_steps, initial=step, unit="step", disable=None, smoothing=0.05)
     with (
         contextlib.closing(MetricsWriter(workdir, step=step)) as writer,
-        Interruption() as interruption,
         checkpoint.CheckpointWriter(workdir, keep=config.keep_checkpoints) as checkpoints,
         progress,
         explained_memory_error(),
     ):
         compiled, first = compile_calls(run_steps, state, batches, key, lengths, interruption)
         stopwatch, in_flight = Stopwatch(), deque()
-        for length, batch in zip(lengths, itertools.chain([first], batches), strict=False):
-            state, metrics = compiled[length](state, batch, key)
-            step += length
-            progress.update(length)
-            in_flight.append(metrics)
-            if len(in_flight) > CALLS_IN_FLIGHT:
-                jax.block_until_ready(in_flight.popleft())
-            if due(step, config.log_every):
-                state = log_window(writer, step, state, config, hooks, stopwatch)
-            with stopwatch.paused():
-                if due(step, config.eval_every):
-                    writer.write(step, {"heldout_loss": hooks.evaluate(state.ema_params)})
-                if due(step, config.sample_every):
-                    hooks.sample(state.ema_params, step)
-                stopping = interruption.requested or step == config.num_steps
-                if stopping or due(step, config.checkpoint_every):
-                    check_finite(state, step)
-                    checkpoints.save(step, state)
-            if interruption.requested:
-                checkpoints.wait()
-                raise Interrupted(f"saved step {step}; run the same command to go on")
+        with interruption.deferred():
+            run_hooks(step, state, config, hooks, writer, interruption)  # those that an interruption cut off
+            for length, batch in zip(lengths, itertools.chain([first], batches), strict=False):
+                state, metrics = compiled[length](state, batch, key)
+                step += length
+                progress.update(length)
+                in_flight.append(metrics)
+                if len(in_flight) > CALLS_IN_FLIGHT:
+                    jax.block_until_ready(in_flight.popleft())
+                if due(step, config.log_every):
+                    state = log_window(writer, step, state, config, hooks, stopwatch)
+                with stopwatch.paused():
+                    run_hooks(step, state, config, hooks, writer, interruption)
+                    stopping = interruption.requested
+                    if stopping or step == config.num_steps or due(step, config.checkpoint_every):
+                        check_finite(state, step)
+                        checkpoints.save(step, state)
+                if stopping:
+                    checkpoints.wait()
+                    raise Interrupted(f"saved step {step}; run the same command to go on")
     return state
 
 
+def run_hooks(
+    step: int,
+    state: TrainState,
+    config: TrainingConfig,
+    hooks: Hooks,
+    writer: MetricsWriter,
+    interruption: Interruption,
+) -> None:
+    """Evaluates and samples where they are due and not done; what a stop cuts off is done when the run goes on."""
+    if due(step, config.eval_every) and not writer.has(step, HELD_OUT_LOSS):
+        finished, loss = interruption.run(lambda: hooks.evaluate(state.ema_params))
+        if finished:
+            writer.write(step, {HELD_OUT_LOSS: loss})
+    if due(step, config.sample_every):
+        interruption.run(lambda: hooks.sample(state.ema_params, step))
+
+
 def due(step: int, every: int) -> bool:
-    """Whether step is a multiple of every; 0 is never."""
-    return every > 0 and step % every == 0
+    """Whether step is a positive multiple of every; 0 is never."""
+    return every > 0 and step > 0 and step % every == 0
 
 
 def compile_calls(
@@ -170,7 +187,7 @@ def compile_calls(
         resized = lambda x: jax.ShapeDtypeStruct((length, *x.shape[1:]), x.dtype, sharding=x.sharding)  # noqa: E731
         return jitted.lower(state, jax.tree.map(resized, first), key).compile()
 
-    return {n: interruption.while_idle(functools.partial(compile_for, n)) for n in sorted(set(lengths))}, first
+    return {n: interruption.run(functools.partial(compile_for, n))[1] for n in sorted(set(lengths))}, first
 
 
 def log_window(
