@@ -8,8 +8,9 @@ Expected   the paper shows samples, no FID
 Variants   :smoke is two steps of a tiny model
 """
 
-from marble.configs import smoke, unknown_variant
 from ml_collections import ConfigDict
+
+from marble.configs import smoke, unknown_variant
 
 
 def get_config(variant: str | None = None) -> ConfigDict:

@@ -7,8 +7,9 @@ Expected   TODO
 Variants   :conditional gives the model the digit's class; :smoke is two steps of a tiny model
 """
 
-from marble.configs import smoke, unknown_variant
 from ml_collections import ConfigDict
+
+from marble.configs import smoke, unknown_variant
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
@@ -19,9 +20,9 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.model = ConfigDict(
         {
             "name": "unet",
-            "channels": 32,
+            "channels": 24,
             "channel_mult": (1, 2),
-            "num_res_blocks": 2,
+            "num_res_blocks": 1,
             "attention_resolutions": (4,),
             "num_groups": 8,
             "dropout": 0.1,
@@ -30,15 +31,15 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.diffusion = ConfigDict(
         {"beta_schedule": "linear", "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
     )
-    config.optimizer = ConfigDict({"name": "adam", "learning_rate": 1e-3, "warmup_steps": 100, "clip_norm": 1.0})
+    config.optimizer = ConfigDict({"name": "adam", "learning_rate": 2e-3, "warmup_steps": 100, "clip_norm": 1.0})
     config.training = ConfigDict(
         {
             "batch_size": 128,
             "num_steps": 2500,
-            "ema_decay": 0.995,
+            "ema_decay": 0.998,
             "log_every": 50,
             "eval_every": 500,
-            "sample_every": 2500,
+            "sample_every": 0,
             "checkpoint_every": 500,
         }
     )

@@ -8,8 +8,9 @@ Expected   no published figure for this size
 Variants   :conditional gives the model the class; :smoke is two steps of a tiny model
 """
 
-from marble.configs import mnist
 from ml_collections import ConfigDict
+
+from marble.configs import mnist
 
 
 def get_config(variant: str | None = None) -> ConfigDict:

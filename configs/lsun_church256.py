@@ -8,8 +8,9 @@ Expected   the paper: FID 7.89 after 1,200,000 steps
 Variants   :smoke is two steps of a tiny model
 """
 
-from marble.configs import celebahq256
 from ml_collections import ConfigDict
+
+from marble.configs import celebahq256
 
 
 def get_config(variant: str | None = None) -> ConfigDict:

@@ -8,8 +8,9 @@ Expected   no published figure for this size; the digits in the sample grids are
 Variants   :conditional gives the model the digit's class; :smoke is two steps of a tiny model
 """
 
-from marble.configs import smoke, unknown_variant
 from ml_collections import ConfigDict
+
+from marble.configs import smoke, unknown_variant
 
 
 def get_config(variant: str | None = None) -> ConfigDict:

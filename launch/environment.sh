@@ -3,7 +3,7 @@
 
 find_python() {
   local candidate
-  for candidate in python3.12 python3.11 python3 python; do
+  for candidate in python3 python3.12 python3.11 python; do
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       echo "$candidate"
       return
@@ -20,7 +20,7 @@ accelerator_extra() {
       1[0-2]) echo cuda12 ;;
       *) echo cuda13 ;;
     esac
-  elif compgen -G '/dev/accel[0-9]*' >/dev/null || [ -n "${TPU_NAME:-}" ]; then
+  elif compgen -G '/dev/accel[0-9]*' >/dev/null || compgen -G '/dev/vfio/[0-9]*' >/dev/null || [ -n "${TPU_NAME:-}" ]; then
     echo tpu
   fi
 }

@@ -54,6 +54,10 @@ class DataConfig:
     flip: bool = False
     """Whether training images are flipped left to right half of the time."""
 
+    def __post_init__(self) -> None:
+        if self.image_size is not None and self.image_size < 1:
+            raise InputError(f"data.image_size={self.image_size} must be at least 1")
+
     def open(self) -> Source:
         """The data set."""
         return open_source(self.name, source=self.source, data_dir=self.data_dir, image_size=self.image_size)
@@ -103,8 +107,10 @@ def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def build(config: Mapping[str, Any], image: ImageSpec) -> Experiment:
-    """The parts of a config for images of this kind; InputError where a name, key or type is wrong."""
+    """The parts of a config for images of this kind; InputError where a name, key, type or value is wrong."""
     bind("config", config, sections)
+    if not 0 <= config["seed"] < 2**32:
+        raise InputError(f"config key seed={config['seed']} must be between 0 and {2**32 - 1}")
     chosen, arguments = {}, {}
     for section in SECTIONS:
         chosen[section], rest = pick(section, config[section])
@@ -155,6 +161,8 @@ def constructors_of(section: str, chosen: Mapping[str, Any]) -> list[Callable[..
 
 def pick(section: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the names in a section stand for, and the rest of it."""
+    if not isinstance(values, Mapping | ml_collections.ConfigDict):
+        raise InputError(f"config key {section}={values!r} must be a section of keys")
     rest = dict(values)
     tables = NAMES.get(section, {})
     chosen = {k: look_up(f"{section}.{k}", table, rest.pop(k, next(iter(table)))) for k, table in tables.items()}
@@ -163,7 +171,7 @@ def pick(section: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
 
 def look_up(what: str, table: Mapping[str, Any], name: Any) -> Any:
     """table[name], or an InputError with the nearest name."""
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise InputError(f"config key {what}={name!r} is unknown{nearest(name, table)}")
     return table[name]
 
@@ -178,7 +186,7 @@ def load(
     """
     config, image = workdirs.recall(workdir)
     if sampler is not None:
-        config["sampling"]["sampler"] = sampler
+        config["sampling"] = {**config.get("sampling", {}), "sampler": sampler}
     experiment = build(config, image)
     field = "params" if raw_params else "ema_params"
     target = {field: jax.eval_shape(lambda: init_params(experiment))}

@@ -36,7 +36,8 @@ class CheckpointWriter:
 
     def __init__(self, workdir: str, *, keep: int | None = None):
         """keep: how many of the newest checkpoints stay; None keeps all."""
-        self._latest: int | None = None
+        self.latest: int | None = None
+        """The step whose save was begun last."""
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         self._manager = ocp.CheckpointManager(directory_of(workdir), options=options)
 
@@ -51,7 +52,7 @@ class CheckpointWriter:
         arrays = jax.device_get(state)  # copied first: the caller may donate the state to its next step
         items = {STATE: ocp.args.PyTreeSave(arrays), CHECKSUMS: ocp.args.JsonSave(_sealed(_describe(arrays)))}
         self.wait()
-        self._latest = step
+        self.latest = step
         self._guarded(lambda: self._manager.save(step, args=ocp.args.Composite(**items), force=True))
 
     def wait(self) -> None:
@@ -64,7 +65,7 @@ class CheckpointWriter:
                 action()
         except (OSError, ValueError, RuntimeError) as error:  # what orbax and tensorstore raise for a failing disk
             raise RunError(
-                f"the checkpoint of step {self._latest} could not be saved ({_first_line(error)}); "
+                f"the checkpoint of step {self.latest} could not be saved ({_first_line(error)}); "
                 f"the ones before it are untouched. Make room or mend the disk, then run the same command again"
             ) from error
 

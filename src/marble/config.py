@@ -48,9 +48,13 @@ def load_config(config: str) -> ml_collections.ConfigDict:
         raise InputError(f"no config file {name!r}, and no shipped config of that name{nearest(name, shipped)}")
     path = Path(name) if Path(name).is_file() else shipped[name]
     try:
-        return runpy.run_path(str(path))["get_config"](*[variant] if variant else [])
-    except Exception as error:  # a config is the user's program, and can fail in any way
+        get_config = runpy.run_path(str(path)).get("get_config")
+        found = get_config(*[variant] if variant else []) if get_config else None
+    except (Exception, SystemExit) as error:  # a config is the user's program, and can fail in any way
         raise InputError(f"the config {config} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(found, ml_collections.ConfigDict):
+        raise InputError(f"the config {config} has no get_config(variant=None) that returns a ConfigDict")
+    return found
 
 
 def bind(section: str, values: Mapping[str, Any], *constructors: Callable[..., Any]) -> list[dict[str, Any]]:
@@ -65,7 +69,7 @@ def bind(section: str, values: Mapping[str, Any], *constructors: Callable[..., A
             on_one_line = " ".join(repr(value).split())
             raise InputError(f"unknown config key {section}.{key}={on_one_line}{nearest(key, known)}")
         if not _fits(value, known[key].annotation):
-            wanted = inspect.formatannotation(known[key].annotation).replace("typing.", "")
+            wanted = inspect.formatannotation(known[key].annotation).rpartition("typing.")[2].rpartition("abc.")[2]
             raise InputError(f"config key {section}.{key}={value!r} is {type(value).__name__}, but must be {wanted}")
     for name, field in known.items():
         if field.default is field.empty and name not in values:
@@ -147,5 +151,5 @@ def _placeholder(hint: Any) -> Any:
 
 def nearest(name: str, names: Any) -> str:
     """'; did you mean X?', or the names there are."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(names)}"

@@ -17,9 +17,10 @@ from marble.builders import Experiment
 from marble.data.loader import eval_batches, to_device, train_batches
 from marble.data.sources import Source
 from marble.errors import InputError
-from marble.parallel import check_divides, data_mesh, log_devices, put_batch, replicated
+from marble.parallel import check_divides, data_mesh, explained_memory_error, log_devices, put_batch, replicated
 from marble.pipelines import ImageSpec
 from marble.pipelines.pictures import save_png
+from marble.sampling import timesteps
 from marble.training.interruption import Interruption
 from marble.training.loop import Hooks, call_lengths, restore_or_init, train
 from marble.training.objectives import LossFn, diffusion_loss_fn, prepare_batch
@@ -42,27 +43,32 @@ def run(config: ml_collections.ConfigDict, directory: str, interruption: Interru
     ``interruption`` is an open one, which tells when to stop; by default signals are not handled. InputError, before
     anything is written, for what does not fit: config, data, workdir, devices.
     """
+    with explained_memory_error():
+        return _run(config, directory, interruption or Interruption())
+
+
+def _run(config: ml_collections.ConfigDict, directory: str, interruption: Interruption) -> TrainState:
     log_devices()
     source = builders.data_config(config).open()
     image = ImageSpec(shape=tuple(source.image_shape), levels=source.levels)
     experiment, mesh = builders.build(config, image), data_mesh()
     check(experiment, source, mesh)
-    key = jax.random.key(experiment.seed, impl="threefry2x32")
-    train_key, eval_key = jax.random.split(key)
+    train_key, eval_key = jax.random.split(jax.random.key(experiment.seed, impl="threefry2x32"))
+    everywhere = replicated(mesh)
 
     def init() -> TrainState:
         return TrainState.create(builders.init_params(experiment), experiment.optimizer)
 
     jax.eval_shape(init)  # a model that does not fit the images fails here, before anything is written
-    for line in workdir.remember(directory, config.to_dict(), image):
+    for line in workdir.check(directory, config.to_dict(), image, source.splits):
         logger.info("changed since this run began: %s", line)
-    everywhere = replicated(mesh)
     state = restore_or_init(
         directory,
         jax.jit(init, out_shardings=everywhere),
         # Copied, so that the state owns its memory and can be donated.
         lambda arrays: jax.tree.map(jnp.copy, jax.device_put(arrays, everywhere)),
     )
+    workdir.remember(directory, config.to_dict(), image, source.splits)
     return train(
         workdir=directory,
         config=experiment.training,
@@ -75,13 +81,19 @@ def run(config: ml_collections.ConfigDict, directory: str, interruption: Interru
             evaluate=held_out_loss(experiment, source, mesh, eval_key),
             sample=sample_grid(experiment, directory),
         ),
-        interruption=interruption or Interruption(),
+        interruption=interruption,
     )
 
 
 def check(experiment: Experiment, source: Source, mesh: Mesh) -> None:
     """InputError for parts that don't fit each other, the data or the devices."""
-    training, classes = experiment.training, experiment.model.num_classes
+    training, classes, sampling = experiment.training, experiment.model.num_classes, experiment.sampling
+    total = experiment.schedule.num_train_timesteps
+    timesteps(total, sampling.num_steps or total, sampling.timestep_spacing)
+    if SPLIT not in source.splits:
+        raise InputError(f"{source.name} has no split {SPLIT!r} to train on; there are: {', '.join(source.splits)}")
+    if training.label_dropout and classes is None:
+        raise InputError("training.label_dropout is for models with labels: set model.num_classes too, or leave it 0")
     check_divides("training.batch_size", training.batch_size, mesh)
     if training.batch_size % (training.accumulate * mesh.devices.size):
         raise InputError(
@@ -147,9 +159,11 @@ def held_out_loss(experiment: Experiment, source: Source, mesh: Mesh, key: Array
     """A function of parameters: the loss over the held-out split, with the same t and noise every time."""
     loss_fn = diffusion_loss_fn(experiment.model, experiment.schedule, weights=experiment.weights, train=False)
     sums = jax.jit(lambda *inputs: on_uint8(loss_fn, experiment.image.levels, flips=False)(*inputs)[1])
+    split = held_out_split(source)
+    examples = source.read(split) if experiment.training.eval_every and split else None
 
     def evaluate(params: Any) -> float:
-        batches = eval_batches(source.read(held_out_split(source)), batch_size=experiment.training.batch_size)
+        batches = eval_batches(examples, batch_size=experiment.training.batch_size)
         totals = [sums(params, put_batch(mesh, b), jax.random.fold_in(key, i)) for i, b in enumerate(batches)]
         return float(sum(t["loss_by_t"].sum() for t in totals) / sum(t["count_by_t"].sum() for t in totals))
 

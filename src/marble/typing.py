@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from marble.errors import InputError
+
 Array = jax.Array
 
 Batch = Mapping[str, Array]
@@ -29,18 +31,21 @@ class Level(NamedTuple):
     sigma: Array
 
     def like(self, x: Array) -> "Level":
-        """The same level with alpha and sigma in x's dtype and shaped to multiply x [b ...]."""
-
-        def expand(coefficient):
-            coefficient = jnp.asarray(coefficient, x.dtype)
-            return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim) * (coefficient.ndim > 0))
-
-        return self._replace(alpha=expand(self.alpha), sigma=expand(self.sigma))
+        """The same level with alpha and sigma as ``coefficient_like`` makes them."""
+        return self._replace(alpha=coefficient_like(self.alpha, x), sigma=coefficient_like(self.sigma, x))
 
     @property
     def log_snr(self) -> Array:
         """log(alpha² / sigma²), without forming the ratio; +inf at the clean level."""
         return 2 * (jnp.log(self.alpha) - jnp.log(self.sigma))
+
+
+def coefficient_like(coefficient: Array, x: Array) -> Array:
+    """A coefficient, scalar or [b], in x's dtype and shaped to multiply x [b ...]; InputError unless x is of floats."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"images of dtype {x.dtype} can't diffuse: give floats in [-1, 1]")
+    coefficient = jnp.asarray(coefficient).astype(jax.dtypes.canonicalize_dtype(x.dtype))
+    return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim) * (coefficient.ndim > 0))
 
 
 class Prediction(NamedTuple):

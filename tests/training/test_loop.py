@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from marble.errors import InputError, RunError
-from marble.training.loop import Stopwatch, TrainingConfig, call_lengths, check_finite, due, explained_memory_error
+from marble.parallel import explained_memory_error
+from marble.training.loop import Stopwatch, TrainingConfig, call_lengths, checked, due
 
 
 def config(**changes):
@@ -66,4 +67,4 @@ def test_a_diverged_state_stops_the_run_and_names_the_step():
         diverged, step = jnp.ones((), bool), jnp.int32(41)
 
     with pytest.raises(RunError, match="not finite at step 42"):
-        check_finite(State(), 50)
+        checked(State())

@@ -60,7 +60,7 @@ def usage() -> str:
 
 def fail(error: object, status: int) -> int:
     """Says what went wrong, on one line."""
-    print(f"marble: {error}", file=sys.stderr, flush=True)
+    print("marble:", *str(error).split(), file=sys.stderr, flush=True)
     return status
 
 

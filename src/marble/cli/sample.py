@@ -7,7 +7,7 @@ reverse process from noise to image. Image i depends on the seed and i alone: --
 """
 
 import logging
-import os
+import tempfile
 from pathlib import Path
 
 from absl import flags
@@ -42,24 +42,27 @@ def main(argv: list[str]) -> int:
     values = parse("sample", __doc__, argv, define)
     if values.workdir is None:
         raise InputError("--workdir is missing: give the folder of a training run")
-    out = writable_folder(values.out)
+    check_writable(values.out)
     from marble.builders import load
-    from marble.parallel import log_devices
+    from marble.parallel import explained_memory_error, log_devices
     from marble.pipelines import pictures
 
     log_devices()
     pipe = load(values.workdir, step=values.step, raw_params=values.raw_params, sampler=values.sampler)
-    drawn = pipe.sample(
-        values.num,
-        seed=values.seed,
-        labels=values.label,
-        steps=values.steps,
-        first=values.first,
-        batch_size=values.batch_size,
-        num_frames=NUM_FRAMES if values.gif else 0,
-        progress=True,
-    )
+    with explained_memory_error():
+        drawn = pipe.sample(
+            values.num,
+            seed=values.seed,
+            labels=values.label,
+            steps=values.steps,
+            first=values.first,
+            batch_size=values.batch_size,
+            num_frames=NUM_FRAMES if values.gif else 0,
+            progress=True,
+        )
     images, frames = drawn if values.gif else (drawn, None)
+    out = Path(values.out)
+    out.mkdir(parents=True, exist_ok=True)
     written = ["samples.png", "samples.npz"]
     pictures.save_png(out / "samples.png", images)
     pictures.save_npz(out / "samples.npz", images)
@@ -70,13 +73,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def writable_folder(path: str) -> Path:
-    """The folder, made if need be; InputError when nothing can be written there."""
-    folder = Path(path)
+def check_writable(path: str) -> None:
+    """InputError unless files can be written in that folder, or in the one where it is to be made."""
+    folder = Path(path).absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=existing):
+            pass
     except OSError as error:
-        raise InputError(f"--out {path} can't be made: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"--out {path} can't be written to")
-    return folder
+        raise InputError(f"--out {path} can't be written to: {existing}: {error.strerror}") from error

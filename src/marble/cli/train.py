@@ -35,6 +35,9 @@ def define(values: flags.FlagValues) -> None:
 def main(argv: list[str]) -> int:
     """Trains, and returns the exit status."""
     changes = [word for word in argv if word.startswith("--config.")]
+    for word in changes:
+        if "=" not in word:
+            raise InputError(f"{word} has no value: write {word}=VALUE")
     values = parse("train", __doc__, [word for word in argv if word not in changes], define)
     if values.config is None:
         raise InputError("--config is missing: give a config file, or the name of a shipped one")

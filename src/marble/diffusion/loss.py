@@ -25,5 +25,6 @@ def eps_loss(
     of an image is in float32 or wider.
     """
     eps = model(q_sample(schedule, x_0, t, noise), t, context)
-    squared_error = jnp.square(noise - eps).mean(axis=tuple(range(1, x_0.ndim)))
+    wide = jnp.promote_types(eps.dtype, jnp.float32)
+    squared_error = jnp.square(noise - eps).mean(axis=tuple(range(1, x_0.ndim)), dtype=wide)
     return squared_error if weights is None else jnp.asarray(weights, squared_error.dtype)[t] * squared_error

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from marble.diffusion.schedules import Schedule
 from marble.errors import InputError
-from marble.typing import Array, Level, Prediction
+from marble.typing import Array, Level, Prediction, coefficient_like
 
 VarianceType = Literal["fixed_small", "fixed_large"]
 
@@ -55,10 +55,12 @@ def q_posterior(*, x_0: Array, x_t: Array, level_t: Level, level_s: Level) -> Ga
 
     x_0 and x_t are [b ...]; level_s is the less noisy. At the clean level the mean is x_0 and the variance 0.
     """
-    level_t, level_s = level_t.like(x_t), level_s.like(x_t)
+    # Formed in the levels' own precision and cast then: in bfloat16 the difference of log-SNRs would be all rounding.
     fresh = _fresh_noise_share(level_t, level_s)
-    kept = level_t.alpha / level_s.alpha * (level_s.sigma / level_t.sigma) ** 2
-    return Gaussian(mean=kept * x_t + level_s.alpha * fresh * x_0, variance=level_s.sigma**2 * fresh)
+    of_x_t = level_t.alpha / level_s.alpha * (level_s.sigma / level_t.sigma) ** 2
+    of_x_0, variance = level_s.alpha * fresh, level_s.sigma**2 * fresh
+    mean = coefficient_like(of_x_t, x_t) * x_t + coefficient_like(of_x_0, x_t) * x_0
+    return Gaussian(mean=mean, variance=coefficient_like(variance, x_t))
 
 
 def p_posterior(
@@ -73,8 +75,8 @@ def p_posterior(
     if variance_type == "fixed_small":
         return posterior
     if variance_type == "fixed_large":
-        level_t, level_s = level_t.like(x_t), level_s.like(x_t)
-        return posterior._replace(variance=level_t.sigma**2 * _fresh_noise_share(level_t, level_s))
+        variance = level_t.sigma**2 * _fresh_noise_share(level_t, level_s)
+        return posterior._replace(variance=coefficient_like(variance, x_t))
     raise InputError(f"variance_type {variance_type!r} is not one of {', '.join(get_args(VarianceType))}")
 
 

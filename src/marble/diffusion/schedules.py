@@ -50,7 +50,8 @@ def from_betas(betas: np.ndarray) -> Schedule:
     """The schedule of given betas [T], T >= 2, each strictly between 0 and 1; else an InputError."""
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or betas.size < 2 or not np.all((betas > 0) & (betas < 1)):
-        raise InputError(f"a schedule needs two or more betas, each between 0 and 1, not {betas}")
+        found = f"between {betas.min()} and {betas.max()}" if betas.size else "none"
+        raise InputError(f"a schedule needs two or more betas, each between 0 and 1; these are {found}")
     log_alphas_cumprod = np.cumsum(np.log1p(-betas))
     return Schedule(
         betas=betas,
@@ -62,4 +63,6 @@ def from_betas(betas: np.ndarray) -> Schedule:
 
 def linear(num_train_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
     """beta_t from beta_start to beta_end in T equal steps (Ho et al. 2020, section 4)."""
+    if num_train_timesteps < 2:
+        raise InputError(f"num_train_timesteps={num_train_timesteps} must be at least 2")
     return from_betas(np.linspace(beta_start, beta_end, num_train_timesteps))

@@ -10,14 +10,9 @@ from marble.models.layers import conv, kernel_init
 from marble.typing import Array
 
 
-class Downsample(nn.Module):
-    """[b h w c] -> [b h/2 w/2 c]: a 3x3 convolution of stride 2 that pads right and below (Ho et al. 2020)."""
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        return conv(x.shape[-1], stride=2, dtype=self.dtype, name="conv")(x)
+def downsample(channels: int, *, dtype: Any = jnp.float32, name: str | None = None) -> nn.Conv:
+    """[b h w c] -> [b h/2 w/2 channels]: a 3x3 convolution of stride 2 that pads right and below (Ho et al. 2020)."""
+    return conv(channels, stride=2, dtype=dtype, name=name)
 
 
 class Upsample(nn.Module):

@@ -20,7 +20,7 @@ from marble.errors import InputError
 from marble.models.attention import SelfAttention
 from marble.models.embeddings import LabelEmbedding, TimeEmbedding
 from marble.models.layers import GroupNorm, conv
-from marble.models.resample import Downsample, Upsample
+from marble.models.resample import Upsample, downsample
 from marble.models.resnet import ResBlock
 from marble.typing import Array, Context
 
@@ -75,7 +75,7 @@ class UNet(nn.Module):
         skips = [h]
         for level in range(len(self.channel_mult)):
             if level > 0:
-                h = Downsample(dtype=self.dtype, name=f"down_{level}_sample")(h)
+                h = downsample(h.shape[-1], dtype=self.dtype, name=f"down_{level}_sample")(h)
                 skips.append(h)
             for i in range(self.num_res_blocks):
                 h = self._block(f"down_{level}_block_{i}", h, self._width(level), emb, train)
@@ -109,6 +109,12 @@ class UNet(nn.Module):
         return self.channels * self.channel_mult[level]
 
     def _check(self, x_t: Array, context: Context) -> None:
+        counts = {name: getattr(self, name) for name in ("channels", "num_res_blocks", "num_groups", "num_heads")}
+        for name, count in (*counts.items(), *(("channel_mult", mult) for mult in self.channel_mult or (0,))):
+            if count < 1:
+                raise InputError(f"model.{name}={getattr(self, name)} must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"model.dropout={self.dropout} must be from 0 to below 1")
         factor = 2 ** (len(self.channel_mult) - 1)
         if x_t.ndim != 4 or x_t.shape[1] % factor or x_t.shape[2] % factor:
             raise InputError(

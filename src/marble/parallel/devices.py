@@ -1,11 +1,15 @@
 """Which devices there are, and whether they are the ones a user expects."""
 
+import contextlib
 import glob
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 
 import jax
+
+from marble.errors import RunError
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +20,7 @@ def log_devices() -> None:
     kinds = ", ".join(sorted({device.device_kind for device in devices}))
     logger.info("running on %d x %s (%s), jax %s", len(devices), kinds, jax.default_backend(), jax.__version__)
     unused = idle_accelerator()
-    if unused and jax.default_backend() == "cpu":
+    if unused and jax.default_backend() == "cpu" and os.environ.get("JAX_PLATFORMS") != "cpu":
         logger.warning("%s is present but jax does not see it: install marble[%s]", *unused)
 
 
@@ -27,3 +31,17 @@ def idle_accelerator() -> tuple[str, str] | None:
     if glob.glob("/dev/accel[0-9]*") or os.environ.get("TPU_NAME"):
         return "a TPU", "tpu"
     return None
+
+
+@contextlib.contextmanager
+def explained_memory_error() -> Iterator[None]:
+    """Turns an accelerator's out-of-memory error into a RunError that says what to lower."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(
+            "out of memory: raise training.accumulate (same steps, less memory), set model.remat=True or "
+            "model.dtype=bfloat16, lower sampling.batch_size, or lower training.batch_size"
+        ) from error

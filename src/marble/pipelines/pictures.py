@@ -1,7 +1,10 @@
 """Images as files: grids as PNG, the reverse process as GIF, arrays as npz."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -30,7 +33,8 @@ def picture(image: np.ndarray) -> Image.Image:
 
 def save_png(path: Path, images: np.ndarray) -> None:
     """Writes a grid of uint8 images [b h w c]."""
-    picture(grid(images)).save(path)
+    with replacing(path) as file:
+        picture(grid(images)).save(file, format="PNG")
 
 
 def save_gif(path: Path, frames: np.ndarray, *, seconds: float = 4.0) -> None:
@@ -38,9 +42,20 @@ def save_gif(path: Path, frames: np.ndarray, *, seconds: float = 4.0) -> None:
     pictures = [picture(grid(frame)) for frame in frames]
     durations = [max(20, round(1000 * seconds / len(pictures)))] * len(pictures)
     durations[-1] = 1000
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    with replacing(path) as file:
+        pictures[0].save(file, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
 def save_npz(path: Path, images: np.ndarray) -> None:
     """Writes uint8 images [b h w c] as ``arr_0``, which the ADM evaluator and others read."""
-    np.savez(path, arr_0=images)
+    with replacing(path) as file:
+        np.savez(file, arr_0=images)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of path when it is whole."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("wb") as file:
+        yield file
+    temporary.replace(path)

@@ -77,10 +77,12 @@ class DiffusionPipeline:
 
     def denoise(self, x_t: Array, t: int | Array, context: Context | None = None) -> Prediction:
         """The Prediction (.eps and .x_0, not clipped) for x_t [b h w c] at steps t, an integer or [b], in 0..T-1."""
-        steps, total = np.asarray(t), self.schedule.num_train_timesteps
-        if not np.issubdtype(steps.dtype, np.integer) or steps.min() < 0 or steps.max() >= total:
-            raise InputError(f"t={t} must be an integer step, or one an image, between 0 and {total - 1}")
-        return self._denoise(self.params, jnp.asarray(x_t), jnp.asarray(steps, jnp.int32), context)
+        total = self.schedule.num_train_timesteps
+        if not isinstance(t, jax.core.Tracer):  # a traced value can't be looked at
+            steps = np.asarray(t)
+            if not np.issubdtype(steps.dtype, np.integer) or steps.min() < 0 or steps.max() >= total:
+                raise InputError(f"t={t} must be an integer step, or one an image, between 0 and {total - 1}")
+        return self._denoise(self.params, jnp.asarray(x_t), jnp.asarray(t, jnp.int32), context)
 
     def sample(
         self,
@@ -163,11 +165,11 @@ class DiffusionPipeline:
 
     def _rows(self, num: int, seed: int, first: int, labels: int | Sequence[int] | None) -> dict[str, np.ndarray]:
         """Each image's index and, for a conditional model, label: [num]."""
-        if num < 1:
-            raise InputError(f"{num} images asked for: give at least 1")
-        for name, value in (("seed", seed), ("first", first)):
-            if not 0 <= value < 2**32 - num:
-                raise InputError(f"{name}={value} must be between 0 and {2**32 - num - 1}")
+        if not isinstance(num, int) or num < 1:
+            raise InputError(f"{num} images asked for: give a whole number, at least 1")
+        for name, value, limit in (("seed", seed, 2**32), ("first", first, 2**32 - num)):
+            if not 0 <= value < limit:
+                raise InputError(f"{name}={value} must be between 0 and {limit - 1}")
         rows = {"index": np.arange(first, first + num, dtype=np.uint32)}
         if self.model.num_classes is None:
             if labels is not None:

@@ -51,8 +51,8 @@ def keep_lines_until(path: epath.Path, step: int) -> list[dict]:
     kept = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            kept.append(json.loads(line))
-        except ValueError:
+            kept.append({"step": json.loads(line)["step"], **json.loads(line)})
+        except (ValueError, TypeError, KeyError):
             logger.warning("dropped a line of %s that was cut short: %.40s", path, line)
     kept = [line for line in kept if line["step"] <= step]
     temporary = path.with_name(path.name + ".new")

@@ -56,7 +56,9 @@ class TrainingConfig:
                 raise InputError(f"training.{name}={getattr(self, name)} must be at least 1")
         for name in ("log_every", "eval_every", "sample_every", "checkpoint_every"):
             every = getattr(self, name)
-            if every < 0 or every % self.steps_per_call:
+            if every < 0:
+                raise InputError(f"training.{name}={every} must be 0, for never, or more")
+            if every % self.steps_per_call:
                 raise InputError(f"training.{name}={every} must be a multiple of steps_per_call={self.steps_per_call}")
         for name in ("ema_decay", "label_dropout"):
             if not 0 <= getattr(self, name) <= 1:
@@ -120,7 +122,6 @@ def train(
         contextlib.closing(MetricsWriter(workdir, step=step)) as writer,
         checkpoint.CheckpointWriter(workdir, keep=config.keep_checkpoints) as checkpoints,
         progress,
-        explained_memory_error(),
     ):
         compiled, first = compile_calls(run_steps, state, batches, key, lengths, interruption)
         stopwatch, in_flight = Stopwatch(), deque()
@@ -136,14 +137,15 @@ def train(
                 if due(step, config.log_every):
                     state = log_window(writer, step, state, config, hooks, stopwatch)
                 with stopwatch.paused():
+                    if step == config.num_steps or due(step, config.checkpoint_every):
+                        checkpoints.save(step, checked(state))
                     run_hooks(step, state, config, hooks, writer, interruption)
-                    stopping = interruption.requested
-                    if stopping or step == config.num_steps or due(step, config.checkpoint_every):
-                        check_finite(state, step)
-                        checkpoints.save(step, state)
-                if stopping:
+                if interruption.requested:
+                    if checkpoints.latest != step:
+                        checkpoints.save(step, checked(state))
                     checkpoints.wait()
                     raise Interrupted(f"saved step {step}; run the same command to go on")
+            checkpoints.wait()
     return state
 
 
@@ -194,8 +196,7 @@ def log_window(
     writer: MetricsWriter, step: int, state: TrainState, config: TrainingConfig, hooks: Hooks, stopwatch: "Stopwatch"
 ) -> TrainState:
     """Writes the means since the last log, and returns the state with an empty window."""
-    check_finite(state, step)
-    window = jax.device_get(state.window)
+    window = jax.device_get(checked(state).window)
     seconds = stopwatch.lap() / max(1, int(window.num_steps))
     by_t = {
         f"loss_t{i + 1}of{NUM_T_BINS}": float(total / count)
@@ -215,27 +216,14 @@ def log_window(
     return state.replace(window=jax.tree.map(jnp.zeros_like, state.window))
 
 
-def check_finite(state: TrainState, step: int) -> None:
-    """RunError, naming the step, if a loss or gradient was not finite."""
+def checked(state: TrainState) -> TrainState:
+    """The state, or a RunError that names the step if a loss or gradient was not finite."""
     if state.diverged:
         raise RunError(
             f"the loss or its gradient was not finite at step {int(state.step) + 1}; the checkpoints before it "
             f"are good. Lower optimizer.learning_rate, lengthen optimizer.warmup_steps, or look at the data"
         )
-
-
-@contextlib.contextmanager
-def explained_memory_error() -> Iterator[None]:
-    """Turns an accelerator's out-of-memory error into a RunError that says what to lower."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise RunError(
-            "out of memory: raise training.accumulate (same steps, less memory), set model.remat=True or "
-            "model.dtype=bfloat16, lower sampling.batch_size, or lower training.batch_size"
-        ) from error
+    return state
 
 
 class Stopwatch:

@@ -1,14 +1,20 @@
 """The optimiser: an optax chain."""
 
+import math
 from collections.abc import Callable
 
 import optax
 
+from marble.errors import InputError
 from marble.typing import Array
 
 
 def warmup_constant(learning_rate: float, warmup_steps: int = 0) -> Callable[[Array], Array]:
     """learning_rate * min(step / warmup_steps, 1) (the DDPM reference's warm-up)."""
+    if not 0 < learning_rate < math.inf or warmup_steps < 0:
+        raise InputError(
+            f"optimizer.learning_rate={learning_rate} must be positive, and warmup_steps={warmup_steps} not negative"
+        )
     return (
         optax.linear_schedule(0.0, learning_rate, warmup_steps)
         if warmup_steps
@@ -25,4 +31,8 @@ def adam(
     clip_norm: float = 1.0,
 ) -> optax.GradientTransformation:
     """Adam on gradients whose global norm is clipped to clip_norm (Ho et al. 2020, appendix B)."""
+    if not (0 <= b1 < 1 and 0 <= b2 < 1 and eps > 0 and clip_norm > 0):
+        raise InputError(
+            f"optimizer.b1={b1} and b2={b2} must be from 0 to below 1, eps={eps} and clip_norm={clip_norm} positive"
+        )
     return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(learning_rate_fn, b1=b1, b2=b2, eps=eps))
