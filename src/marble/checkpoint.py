@@ -61,8 +61,7 @@ class CheckpointWriter:
 
     def _guarded(self, action: Any) -> None:
         try:
-            with _quiet_failure():
-                action()
+            action()
         except (OSError, ValueError, RuntimeError) as error:  # what orbax and tensorstore raise for a failing disk
             raise RunError(
                 f"the checkpoint of step {self.latest} could not be saved ({_first_line(error)}); "
@@ -188,14 +187,14 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet_failure() -> Iterator[None]:
-    """Hides the dozens of tracebacks, from threads, of what orbax abandons when it fails; it raises the one."""
+    """Hides the dozens of tracebacks, from threads, of the reads that a failed restore abandons; it raises one."""
     asyncio_logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
     sys.unraisablehook, asyncio_logger.disabled = lambda _: None, True
     try:
         yield
     except Exception:
         time.sleep(0.2)
-        gc.collect()  # what was abandoned complains when it is collected
+        gc.collect()  # an abandoned read complains when it is collected
         raise
     finally:
         sys.unraisablehook, asyncio_logger.disabled = hook, False

@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import sys
+from typing import Any
 
 import marble
 from marble.errors import InputError, RunError
@@ -72,7 +73,15 @@ def log_to_stderr() -> None:
     logger = logging.getLogger("marble")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
+    sys.unraisablehook = hide_abandoned
+    logging.getLogger("asyncio").disabled = True
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs the tracebacks of what it raises
+
+
+def hide_abandoned(unraisable: Any) -> None:
+    """Drops what orbax's threads print when a save fails, dozens of tracebacks for the one error that it raises."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 class BarHandler(logging.Handler):
