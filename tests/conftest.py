@@ -5,6 +5,7 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+os.environ["NPROC"] = "64"  # XLA's threads: with as many as devices, two programs with collectives can lock
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Two cores serve eight devices: collectives wait for each other longer than XLA's default allows.
 # And compiling takes longer than running, so little is optimised. What the caller sets comes last, and wins.

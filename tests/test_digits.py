@@ -10,7 +10,7 @@ from marble.data.preprocess import to_float, to_uint8
 from marble.data.sources import open_source
 from marble.metrics import nearest_neighbour_accuracy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")

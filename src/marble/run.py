@@ -164,8 +164,11 @@ def held_out_loss(experiment: Experiment, source: Source, mesh: Mesh, key: Array
 
     def evaluate(params: Any) -> float:
         batches = eval_batches(examples, batch_size=experiment.training.batch_size)
-        totals = [sums(params, put_batch(mesh, b), jax.random.fold_in(key, i)) for i, b in enumerate(batches)]
-        return float(sum(t["loss_by_t"].sum() for t in totals) / sum(t["count_by_t"].sum() for t in totals))
+        loss = count = 0.0
+        for i, batch in enumerate(batches):
+            total = jax.device_get(sums(params, put_batch(mesh, batch), jax.random.fold_in(key, i)))
+            loss, count = loss + total["loss_by_t"].sum(), count + total["count_by_t"].sum()
+        return float(loss / count)
 
     return evaluate
 

@@ -158,6 +158,8 @@ def run_hooks(
     interruption: Interruption,
 ) -> None:
     """Evaluates and samples where they are due and not done; what a stop cuts off is done when the run goes on."""
+    if due(step, config.eval_every) or due(step, config.sample_every):
+        jax.block_until_ready(state)  # programs of two threads that wait for one another's devices could lock
     if due(step, config.eval_every) and not writer.has(step, HELD_OUT_LOSS):
         finished, loss = interruption.run(lambda: hooks.evaluate(state.ema_params))
         if finished:
