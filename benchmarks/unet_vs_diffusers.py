@@ -38,7 +38,7 @@ from marble.training.step import make_train_step
 CIFAR10 = UNet()
 DIGITS = UNet(
     out_channels=1,
-    channels=32,
+    channels=24,
     channel_mult=(1, 2),
     num_res_blocks=1,
     attention_resolutions=(4,),

@@ -107,7 +107,8 @@ def test_frames_go_from_noise_to_the_images():
     np.testing.assert_allclose(images, plain, atol=1e-6)
     assert frames.x.shape == frames.x_0.shape == (5, 256, 16)
     np.testing.assert_array_equal(frames.x[-1], images)
-    np.testing.assert_array_equal(frames.x_0[-1], images)  # the last step goes to the predicted x_0
+    # The last step goes to the predicted x_0; compilers may round the two readings of it differently.
+    np.testing.assert_allclose(frames.x_0[-1], images, atol=1e-6)
     assert (np.diff(np.asarray(frames.x_0).var((1, 2))) > 0).all()  # predictions gain detail on the way
 
 
