@@ -18,21 +18,24 @@ TINY = ["--config", "configs/digits.py:smoke"]
 ROOT = Path(__file__).parent.parent
 
 
-def marble(*words: object, within: Sequence[str] = ()) -> subprocess.Popen:
-    """Starts ``marble WORDS`` in the checkout on one device; ``within`` is a command that runs it."""
+def marble(*words: object, within: Sequence[str] = (), optimised: bool = False) -> subprocess.Popen:
+    """Starts ``marble WORDS`` in the checkout on one device; ``within`` is a command that runs it.
+
+    ``optimised`` has XLA compile as it does for users, for work of minutes.
+    """
     return subprocess.Popen(
         [*within, sys.executable, "-m", "marble.cli.main", *map(str, words)],
         cwd=ROOT,
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", **({"XLA_FLAGS": ""} if optimised else {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def finished(process: subprocess.Popen, status: int = 0) -> str:
+def finished(process: subprocess.Popen, status: int = 0, *, timeout: float = 300) -> str:
     """Waits for a process, checks its exit status, and returns what it said on stderr."""
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=timeout)
     assert process.returncode == status, f"exit status {process.returncode}:\n{said}"
     return said
 

@@ -4,6 +4,7 @@ import math
 
 import jax
 import numpy as np
+import originals
 import pytest
 from PIL import Image
 
@@ -55,25 +56,42 @@ def test_the_papers_recipe_for_cifar10_to_the_letter():
     assert config.model.dropout == 0.1 and config.data.flip
 
 
-@pytest.fixture
-def originals(tmp_path):
+def write_pictures(splits, folder):
     """A folder of small pictures, for the configs that read one."""
-    folder = tmp_path / "pictures"
     folder.mkdir()
-    for i in range(12):
-        pixels = np.random.default_rng(i).integers(0, 256, (40, 36, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
+    for i, image in enumerate(splits["train"][0]):
+        Image.fromarray(image).save(folder / f"{i}.png")
     return folder
 
 
-@pytest.mark.parametrize("name", ["digits", "digits:conditional", "celebahq256"])
-def test_smoke_trains_and_samples(name, tmp_path, originals):
+WRITERS = {
+    # config: what writes its originals, and the shape of their images
+    "mnist": (originals.write_mnist, (28, 28)),
+    "fashion_mnist": (originals.write_mnist, (28, 28)),
+    "cifar10": (originals.write_cifar10, (32, 32, 3)),
+    "celebahq256": (write_pictures, (40, 36, 3)),
+}
+
+
+def random_images(shape, *, train=50, test=10):
+    """{split: (images, labels)} of noise."""
+    rng = np.random.default_rng(0)
+    return {
+        s: (rng.integers(0, 256, (n, *shape), np.uint8), np.arange(n) % 10)
+        for s, n in (("train", train), ("test", test))
+    }
+
+
+@pytest.mark.parametrize("name", ["digits", "digits:conditional", *WRITERS])
+def test_smoke_trains_and_samples(name, tmp_path):
     base, _, variant = name.partition(":")
     config = builders.complete(load_config(f"{base}:smoke"))
     if variant == "conditional":
         config.model.num_classes, config.training.label_dropout = 10, 0.5
-    if base == "celebahq256":
-        config.data.source, config.data.data_dir = str(originals), str(tmp_path / "data")
+    if base in WRITERS:
+        write, shape = WRITERS[base]
+        source = write(random_images(shape), tmp_path / "originals")
+        config.data.source, config.data.data_dir = str(source), str(tmp_path / "data")
     state = run.run(config, str(tmp_path / "run"))
     assert int(state.step) == 2 and not state.diverged
     pipe = load(str(tmp_path / "run"))

@@ -5,7 +5,6 @@ import pytest
 from processes import finished, marble
 from sklearn.svm import SVC
 
-from marble.builders import load
 from marble.data.preprocess import to_float, to_uint8
 from marble.data.sources import open_source
 from marble.metrics import nearest_neighbour_accuracy
@@ -15,9 +14,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("digits") / "run"
-    finished(marble("train", "--config", "configs/digits.py", "--workdir", workdir))
-    return load(str(workdir)).sample(800, seed=0)
+    folder = tmp_path_factory.mktemp("digits")
+    for words in (
+        ("train", "--config", "configs/digits.py", "--workdir", folder / "run"),
+        ("sample", "--workdir", folder / "run", "--num", 800, "--batch_size", 200, "--out", folder / "out"),
+    ):
+        finished(marble(*words, optimised=True), timeout=3000)
+    return np.load(folder / "out" / "samples.npz")["arr_0"]
 
 
 def real(split):

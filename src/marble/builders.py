@@ -24,7 +24,7 @@ from marble.models import UNet
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig
 from marble.sampling import Ancestral, Sampler
 from marble.training.loop import TrainingConfig
-from marble.training.optimizer import adam, warmup_constant
+from marble.training.optimizer import adam, warmup_decay
 
 MODELS = {"unet": UNet}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -116,7 +116,7 @@ def build(config: Mapping[str, Any], image: ImageSpec) -> Experiment:
         chosen[section], rest = pick(section, config[section])
         arguments[section] = bind(section, rest, *constructors_of(section, chosen[section]))
     schedule = chosen["diffusion"]["beta_schedule"](**arguments["diffusion"][0])
-    learning_rate = warmup_constant(**arguments["optimizer"][0])
+    learning_rate = warmup_decay(**arguments["optimizer"][0])
     model = chosen["model"]
     return Experiment(
         seed=config["seed"],
@@ -152,7 +152,7 @@ def constructors_of(section: str, chosen: Mapping[str, Any]) -> list[Callable[..
         case "diffusion":
             return [chosen["beta_schedule"], chosen["weighting"]]
         case "optimizer":
-            return [warmup_constant, chosen["name"]]
+            return [warmup_decay, chosen["name"]]
         case "training":
             return [TrainingConfig]
         case "sampling":

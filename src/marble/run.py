@@ -60,7 +60,8 @@ def _run(config: ml_collections.ConfigDict, directory: str, interruption: Interr
         return TrainState.create(builders.init_params(experiment), experiment.optimizer)
 
     jax.eval_shape(init)  # a model that does not fit the images fails here, before anything is written
-    for line in workdir.check(directory, config.to_dict(), image, source.splits):
+    facts = workdir.DataFacts(image, dict(source.splits), source.originals)
+    for line in workdir.check(directory, config.to_dict(), facts):
         logger.info("changed since this run began: %s", line)
     state = restore_or_init(
         directory,
@@ -68,7 +69,7 @@ def _run(config: ml_collections.ConfigDict, directory: str, interruption: Interr
         # Copied, so that the state owns its memory and can be donated.
         lambda arrays: jax.tree.map(jnp.copy, jax.device_put(arrays, everywhere)),
     )
-    workdir.remember(directory, config.to_dict(), image, source.splits)
+    workdir.remember(directory, config.to_dict(), facts)
     return train(
         workdir=directory,
         config=experiment.training,
@@ -92,6 +93,11 @@ def check(experiment: Experiment, source: Source, mesh: Mesh) -> None:
     timesteps(total, sampling.num_steps or total, sampling.timestep_spacing)
     if SPLIT not in source.splits:
         raise InputError(f"{source.name} has no split {SPLIT!r} to train on; there are: {', '.join(source.splits)}")
+    if training.num_steps > 1 and experiment.learning_rate(training.num_steps - 1) == 0:
+        raise InputError(
+            f"the learning rate falls to 0 before step training.num_steps={training.num_steps}: raise "
+            "optimizer.decay_steps, or lower the number of steps"
+        )
     if training.label_dropout and classes is None:
         raise InputError("training.label_dropout is for models with labels: set model.num_classes too, or leave it 0")
     check_divides("training.batch_size", training.batch_size, mesh)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -17,7 +17,17 @@ def config_path(workdir: str) -> epath.Path:
     return epath.Path(workdir) / "config.json"
 
 
-def check(workdir: str, config: Mapping[str, Any], image: ImageSpec, splits: Mapping[str, int]) -> list[str]:
+class DataFacts(NamedTuple):
+    """What a run's data set said about itself."""
+
+    image: ImageSpec
+    splits: dict[str, int]
+    """The number of examples in each split."""
+    originals: str
+    """What names the originals; files that were only copied or touched may have another name."""
+
+
+def check(workdir: str, config: Mapping[str, Any], data: DataFacts) -> list[str]:
     """What changed since the run in workdir began; [] for a new one. Writes nothing.
 
     InputError when the workdir is of another run, with the differences.
@@ -26,11 +36,11 @@ def check(workdir: str, config: Mapping[str, Any], image: ImageSpec, splits: Map
         if saved_steps(workdir):
             raise InputError(f"{workdir} has checkpoints but no config.json: restore it, or use another workdir")
         return []
-    before, image_before, splits_before = _read(workdir)
+    before, data_before = _read(workdir)
     fixed, changed = differences(before, config)
-    fixed += [
-        f"data: {old} -> {new}" for old, new in ((image_before, image), (splits_before, dict(splits))) if old != new
-    ]
+    fixed += [f"data: {old} -> {new}" for old, new in zip(data_before[:2], data[:2], strict=True) if old != new]
+    if data.originals != data_before.originals:
+        changed = [*changed, f"the files of the data: {data_before.originals} -> {data.originals}"]
     if fixed:
         raise InputError(
             f"{workdir} is of a run with another config; use another workdir, or undo: " + "; ".join(fixed)
@@ -38,28 +48,29 @@ def check(workdir: str, config: Mapping[str, Any], image: ImageSpec, splits: Map
     return changed
 
 
-def remember(workdir: str, config: Mapping[str, Any], image: ImageSpec, splits: Mapping[str, int]) -> None:
-    """Keeps the config, the kind of image and the number of examples in each split."""
+def remember(workdir: str, config: Mapping[str, Any], data: DataFacts) -> None:
+    """Keeps the config and what the data set said."""
     path = config_path(workdir)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name("config.json.new")
-    kept = {"config": config, "image": image._asdict(), "splits": dict(splits)}
+    kept = {"config": config, "data": {**data._asdict(), "image": data.image._asdict()}}
     temporary.write_text(json.dumps(kept, indent=2) + "\n")
     temporary.replace(path)
 
 
 def recall(workdir: str) -> tuple[dict[str, Any], ImageSpec]:
     """The config and kind of image of a workdir; InputError when it has none."""
-    config, image, _ = _read(workdir)
-    return config, image
+    config, data = _read(workdir)
+    return config, data.image
 
 
-def _read(workdir: str) -> tuple[dict[str, Any], ImageSpec, dict[str, int]]:
+def _read(workdir: str) -> tuple[dict[str, Any], DataFacts]:
     path = config_path(workdir)
     try:
         kept = json.loads(path.read_text())
-        image = ImageSpec(shape=tuple(kept["image"]["shape"]), levels=kept["image"]["levels"])
-        return dict(kept["config"]), image, dict(kept["splits"])
+        data = kept["data"]
+        image = ImageSpec(shape=tuple(data["image"]["shape"]), levels=data["image"]["levels"])
+        return dict(kept["config"]), DataFacts(image, dict(data["splits"]), data["originals"])
     except FileNotFoundError as error:
         raise InputError(f"{workdir} is not the workdir of a run: it has no config.json") from error
     except (ValueError, KeyError, TypeError) as error:

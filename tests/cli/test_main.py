@@ -80,6 +80,10 @@ SAMPLE = ["sample", "--workdir", "TRAINED", "--out", "OUT"]
         ([*TRAIN, "--config.model.channels=30"], "30"),
         ([*TRAIN, "--config.model.num_classes=7"], "model.num_classes=7, but digits has 10 classes"),
         ([*TRAIN, "--config.training.accumulate=3"], "training.accumulate=3 does not divide"),
+        (
+            [*TRAIN, "--config.optimizer.warmup_steps=0", "--config.optimizer.decay_steps=1"],
+            "the learning rate falls to 0 before step training.num_steps=2",
+        ),
         ([*TRAIN, "--bogus"], "bogus"),
         ([*TRAIN, "word"], "'word'"),
         (["train", "--config", "digits:smoke", "--config.seed=1", "--workdir", "TRAINED"], "seed: 0 -> 1"),

@@ -1,26 +1,16 @@
 """Hand-made originals of every kind, small, written independently of the code that reads them."""
 
 import functools
-import gzip
 import http.server
 import io
 import json
-import struct
 import tarfile
 import threading
 
 import numpy as np
+import originals
 import pytest
 from PIL import Image
-
-MNIST_STEMS = {"train": "train", "test": "t10k"}
-CIFAR10_FILES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
-
-
-def idx_bytes(array):
-    """unsigned bytes: magic 0, 0, 8, number of axes; big-endian sizes; the bytes."""
-    header = struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape)
-    return header + array.astype(np.uint8).tobytes()
 
 
 @pytest.fixture(scope="session")
@@ -46,34 +36,13 @@ def tiny_cifar10():
 @pytest.fixture
 def write_mnist(tiny_mnist):
     """write(folder, zipped=False, dot='-'): the four idx files."""
-
-    def write(folder, zipped=False, dot="-"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for split, (images, labels) in tiny_mnist.items():
-            for kind, array in ((f"images{dot}idx3", images), (f"labels{dot}idx1", labels)):
-                content = idx_bytes(array)
-                name = f"{MNIST_STEMS[split]}-{kind}-ubyte"
-                (folder / (name + ".gz" * zipped)).write_bytes(gzip.compress(content) if zipped else content)
-        return folder
-
-    return write
+    return functools.partial(originals.write_mnist, tiny_mnist)
 
 
 @pytest.fixture
 def write_cifar10(tiny_cifar10):
-    """write(folder): the six .bin files, three images each, pixel by pixel as the format says."""
-
-    def record(image, label):
-        return bytes([label]) + b"".join(image[:, :, channel].tobytes() for channel in range(3))
-
-    def write(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        records = [record(i, y) for split in ("train", "test") for i, y in zip(*tiny_cifar10[split], strict=True)]
-        for k, name in enumerate(CIFAR10_FILES):
-            (folder / name).write_bytes(b"".join(records[3 * k : 3 * k + 3]))
-        return folder
-
-    return write
+    """write(folder): the six .bin files, three images each."""
+    return functools.partial(originals.write_cifar10, tiny_cifar10)
 
 
 @pytest.fixture

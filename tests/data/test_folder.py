@@ -63,7 +63,9 @@ def test_split_folders_share_their_class_names(tmp_path, write_folder):
         (rows({"label": True}), "line 1: label True is neither"),
         (rows({"label": 0.5}), "line 1: label 0.5 is neither"),
         (rows({"label": ""}), "line 1: label '' is neither"),
+        (rows({"label": 2**16}), "line 1: label 65536 is neither"),
         (rows({"text": 5}), "line 1: text 5 is not a string"),
+        (rows({"text": "\ud800"}), "line 1: text .* is not a string of Unicode"),
         ([{"file_name": "0.png"}, {"file_name": "absent.png"}], r"line 2: there is no file .*absent\.png"),
         ([{"name": "0.png"}], "line 1 has no file_name"),
         (["0.png"], "line 1 has no file_name"),
@@ -73,6 +75,12 @@ def test_split_folders_share_their_class_names(tmp_path, write_folder):
 def test_wrong_metadata_are_named(tmp_path, write_folder, given, message):
     with pytest.raises(InputError, match=message):
         list_folder(write_folder(tmp_path, IMAGES, given))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path, write_folder):
+    write_folder(tmp_path, IMAGES)
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png"}), encoding="utf-8-sig")
+    assert listed(tmp_path) == [("0.png", None, None)]
 
 
 def test_a_line_that_is_not_json_is_named(tmp_path, write_folder):

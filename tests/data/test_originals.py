@@ -2,6 +2,7 @@ import gzip
 
 import numpy as np
 import pytest
+from originals import idx_bytes
 
 from marble.data.originals import read_cifar10, read_idx, read_mnist
 from marble.errors import InputError
@@ -52,6 +53,14 @@ def test_an_idx_label_above_nine_is_named(tmp_path, write_mnist):
     path = write_mnist(tmp_path) / "train-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:-1] + bytes([17]))
     with pytest.raises(InputError, match=r"train-labels-idx1-ubyte: the label of image 12 is 17, not in 0\.\.9"):
+        read_mnist(tmp_path)
+
+
+def test_all_images_must_have_one_size(tmp_path, write_mnist, tiny_mnist):
+    images, _ = tiny_mnist["test"]
+    write_mnist(tmp_path)
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(images[:, :-1]))
+    with pytest.raises(InputError, match=r"to train are \(6, 5\) and to test \(5, 5\)"):
         read_mnist(tmp_path)
 
 

@@ -144,7 +144,12 @@ def test_values_out_of_range_are_refused(pipe, options, message):
 
 
 def test_labels_out_of_range_are_refused(conditional):
-    for labels, message in ((4, "not between 0 and 2"), (-1, "not between"), ([0, 1], "2 labels for 3 images")):
+    for labels, message in (
+        (3, "not a class between 0 and 2"),
+        (-1, "not a class"),
+        (0.5, "not a class"),
+        ([0, 1], "2 labels for 3 images"),
+    ):
         with pytest.raises(InputError, match=message):
             conditional.sample(3, labels=labels)
     with pytest.raises(InputError, match="trained with labels only"):

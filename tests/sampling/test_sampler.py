@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from marble.diffusion import denoiser, linear
+from marble.errors import InputError
 from marble.parallel import data_mesh, put_batch, replicated
 from marble.sampling import Ancestral, image_keys, levels, sample
 
@@ -115,3 +116,19 @@ def test_frames_go_from_noise_to_the_images():
 def test_as_many_frames_as_steps_are_every_step():
     _, frames = gaussian_images(2, 7, num_frames=7)
     assert len({frame.tobytes() for frame in np.asarray(frames.x)}) == 7
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [({"num_steps": 8}, "num_steps=8 must be between 1 and 7"), ({"num_frames": 8}, "num_frames=8 must be at most")],
+)
+def test_more_steps_than_levels_and_more_frames_than_steps_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        sample(
+            denoiser(gaussian_model, SCHEDULE),
+            Ancestral(),
+            levels(SCHEDULE, 7),
+            image_keys(0, jnp.arange(2)),
+            (3,),
+            **options,
+        )

@@ -10,7 +10,7 @@ from marble.diffusion import linear
 from marble.parallel import data_mesh, put_batch, replicated
 from marble.training.ema import ema_update
 from marble.training.objectives import diffusion_loss_fn, example_keys, prepare_batch
-from marble.training.optimizer import adam, warmup_constant
+from marble.training.optimizer import adam, warmup_decay
 from marble.training.state import TrainState
 from marble.training.step import make_train_step, several_steps
 
@@ -30,7 +30,7 @@ class Tiny(nn.Module):
         return nn.Conv(x_t.shape[-1], (3, 3))(x)
 
 
-OPTIMIZER = adam(warmup_constant(1e-2, 3))
+OPTIMIZER = adam(warmup_decay(1e-2, 3))
 KEY = jax.random.key(3, impl="threefry2x32")
 
 

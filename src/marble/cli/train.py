@@ -34,6 +34,11 @@ def define(values: flags.FlagValues) -> None:
 
 def main(argv: list[str]) -> int:
     """Trains, and returns the exit status."""
+    with Interruption() as interruption:  # before the imports of seconds that follow
+        return _train(argv, interruption)
+
+
+def _train(argv: list[str], interruption: Interruption) -> int:
     changes = [word for word in argv if word.startswith("--config.")]
     for word in changes:
         if "=" not in word:
@@ -49,15 +54,14 @@ def main(argv: list[str]) -> int:
         return 0
     if config.training.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
-    with Interruption() as interruption:
-        from marble.run import run
+    from marble.run import run
 
-        try:
-            run(config, values.workdir, interruption)
-        except Interrupted as interrupted:
-            logger.warning("%s", interrupted)
-            sys.stderr.flush()
-            os._exit(EXIT_RESTART)  # an abandoned computation may run on, and must not be waited for
+    try:
+        run(config, values.workdir, interruption)
+    except Interrupted as interrupted:
+        logger.warning("%s", interrupted)
+        sys.stderr.flush()
+        os._exit(EXIT_RESTART)  # an abandoned computation may run on, and must not be waited for
     logger.info("done; sample it with: marble sample --workdir %s", values.workdir)
     return 0
 

@@ -18,6 +18,8 @@ from marble.errors import InputError
 
 METADATA = "metadata.jsonl"
 SPLITS = ("train", "validation", "test")
+MAX_CLASSES = 2**16
+"""Of labels that are numbers: every class below the highest gets a name and a row of the model's table."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
@@ -85,7 +87,7 @@ def _images_below(folder: Path, root: Path) -> tuple[Entry, ...]:
 
 def _read_metadata(metadata: Path, root: Path) -> tuple[Entry, ...]:
     try:
-        lines = metadata.read_text(encoding="utf-8").split("\n")
+        lines = metadata.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{metadata} is not UTF-8 text ({error}): save it as UTF-8") from error
     return tuple(
@@ -110,15 +112,20 @@ def _entry(row: Mapping[str, Any], where: str, folder: Path, root: Path) -> Entr
     if not path.is_file():
         raise InputError(f"{where}: there is no file {path}; add it or take the line out")
     if label is not None and not _is_label(label):
-        raise InputError(f"{where}: label {label!r} is neither a class name nor a class number from 0")
-    if text is not None and not isinstance(text, str):
-        raise InputError(f"{where}: text {text!r} is not a string")
+        raise InputError(f"{where}: label {label!r} is neither a class name nor a class number in 0..{MAX_CLASSES - 1}")
+    if text is not None and not _is_text(text):
+        raise InputError(f"{where}: text {text!r} is not a string of Unicode characters")
     return Entry(path, (folder.relative_to(root) / row["file_name"]).as_posix(), label, text)
 
 
 def _is_label(label: Any) -> bool:
-    is_number = isinstance(label, int) and not isinstance(label, bool) and label >= 0
+    is_number = isinstance(label, int) and not isinstance(label, bool) and 0 <= label < MAX_CLASSES
     return is_number or (isinstance(label, str) and label.strip() == label != "")
+
+
+def _is_text(text: Any) -> bool:
+    """JSON can spell half a surrogate pair, which is no character and can't be stored."""
+    return isinstance(text, str) and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _check_all_or_none(path: Path, splits: Mapping[str, tuple[Entry, ...]], key: str) -> None:

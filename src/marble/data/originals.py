@@ -34,9 +34,16 @@ class Pixels(NamedTuple):
 def read_mnist(folder: Path) -> dict[str, Pixels]:
     """The splits `train` and `test` of four idx files in `folder`, as published, gzipped or not.
 
-    Raises InputError, naming the file, when one is missing, cut short, not idx, or holds a label above 9.
+    Raises InputError, naming the file, when one is missing, cut short, not idx, of another size than the others, or
+    holds a label above 9.
     """
-    return {"train": _idx_split(folder, "train"), "test": _idx_split(folder, "t10k")}
+    splits = {"train": _idx_split(folder, "train"), "test": _idx_split(folder, "t10k")}
+    train, test = (pixels.image.shape[1:3] for pixels in splits.values())
+    if train != test:
+        raise InputError(
+            f"{folder}: images to train are {train} and to test {test}: give the originals of one data set"
+        )
+    return splits
 
 
 def read_cifar10(source: Path) -> dict[str, Pixels]:
@@ -62,6 +69,8 @@ def read_idx(path: Path, *, ndim: int) -> np.ndarray:
     """The array of unsigned bytes with `ndim` axes in an idx file, gzipped where the name ends in .gz."""
     content = _gunzip(path) if path.suffix == ".gz" else path.read_bytes()
     magic = bytes([0, 0, 8, ndim])
+    if not content:
+        raise InputError(f"{path} is empty; fetch it again")
     if content[:4] != magic:
         raise InputError(
             f"{path} starts with 0x{content[:4].hex()} where an idx file of {ndim} axes of bytes starts with "

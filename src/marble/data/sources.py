@@ -17,6 +17,7 @@ class Source:
     """A data set: its name, number of levels (256; 17 for the digits), image shape (h, w, c), classes and splits.
 
     `num_classes` and `class_names` are None where there are no labels; `splits` has each split's number of examples.
+    `originals` names what the copy was made of: a digest or a version, another one for other originals.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Source:
     num_classes: int | None
     class_names: tuple[str, ...] | None
     splits: Mapping[str, int]
+    originals: str
     load: Callable[[str], Examples] = dataclasses.field(repr=False)
 
     def read(self, split: str) -> Examples:
@@ -72,6 +74,7 @@ def _open_digits(image_size: int | None) -> Source:
         num_classes=len(digits.CLASS_NAMES),
         class_names=digits.CLASS_NAMES,
         splits=digits.SPLITS,
+        originals=catalogue.EMBEDDED,
         load=digits.read_digits,
     )
 
@@ -95,5 +98,6 @@ def _open_prepared(name: str, directory: Path, image_size: int | None) -> Source
         num_classes=None if names is None else len(names),
         class_names=names,
         splits=num_examples(directory),
+        originals=directory.name if name.startswith(catalogue.TFDS_PREFIX) else directory.parent.name,
         load=lambda split: stored.read_split(builder, split, shape=shape, image_size=image_size),
     )

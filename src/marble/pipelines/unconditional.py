@@ -181,12 +181,14 @@ class DiffusionPipeline:
         classes = self.model.num_classes
         if labels is None and not self._has_null_class:
             raise InputError(f"this model was trained with labels only: give a label between 0 and {classes - 1}")
-        labels = np.asarray(classes if labels is None else labels, np.int32)
+        if labels is None:
+            return np.full(num, classes, np.int32)  # the null class
+        labels = np.asarray(labels)
         if labels.shape not in ((), (num,)):
             raise InputError(f"{labels.size} labels for {num} images: give one for all or one an image")
-        if labels.min() < 0 or labels.max() > classes - (not self._has_null_class):
-            raise InputError(f"label {labels} is not between 0 and {classes - 1}")
-        return np.broadcast_to(labels, (num,)).copy()
+        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= classes:
+            raise InputError(f"label {labels} is not a class between 0 and {classes - 1}")
+        return np.broadcast_to(labels.astype(np.int32), (num,)).copy()
 
 
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from marble.errors import InputError
 from marble.typing import Array, Context, DenoiseFn, Level
 
 
@@ -70,9 +71,11 @@ def sample(
     levels holds arrays [N + 1] from the noisiest to the last, clean one (see ``grid``); keys [b] are ``image_keys``.
     num_steps <= N, which may be traced, walks the first num_steps + 1 levels only: with a padded grid, any number of
     steps is one program. With num_frames > 0, at most the number of steps, returns (images, Frames). Can be jitted,
-    vmapped and sharded.
+    vmapped and sharded. Raises InputError for more steps than levels, or more frames than steps, where these are known.
     """
     count = levels.alpha.shape[0] - 1 if num_steps is None else num_steps
+    if not isinstance(count, jax.core.Tracer):
+        _check_counts(int(count), levels.alpha.shape[0] - 1, num_frames)
     denoise_fn = partial(denoise_fn, context=context)
     x = noise_like(_fold(keys, 0), jnp.zeros((keys.shape[0], *shape)))
     stack = jnp.zeros((num_frames, *x.shape), x.dtype)
@@ -88,6 +91,13 @@ def sample(
 
     x, _, frames = jax.lax.fori_loop(0, count, body, (x, sampler.init(x), frames))
     return (x, frames) if num_frames else x
+
+
+def _check_counts(count: int, most: int, num_frames: int) -> None:
+    if not 1 <= count <= most:
+        raise InputError(f"num_steps={count} must be between 1 and {most}, the number of levels less one")
+    if num_frames > count:
+        raise InputError(f"num_frames={num_frames} must be at most the number of steps, {count}")
 
 
 def _at(levels: Level, i: Array) -> Level:

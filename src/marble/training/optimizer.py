@@ -9,17 +9,24 @@ from marble.errors import InputError
 from marble.typing import Array
 
 
-def warmup_constant(learning_rate: float, warmup_steps: int = 0) -> Callable[[Array], Array]:
-    """learning_rate * min(step / warmup_steps, 1) (the DDPM reference's warm-up)."""
+def warmup_decay(
+    learning_rate: float, warmup_steps: int = 0, decay_steps: int | None = None
+) -> Callable[[Array], Array]:
+    """learning_rate * min(step / warmup_steps, 1) (the DDPM reference's warm-up), then constant.
+
+    With decay_steps it falls from the end of the warm-up along half a cosine, to 0 at step decay_steps.
+    """
     if not 0 < learning_rate < math.inf or warmup_steps < 0:
         raise InputError(
             f"optimizer.learning_rate={learning_rate} must be positive, and warmup_steps={warmup_steps} not negative"
         )
-    return (
-        optax.linear_schedule(0.0, learning_rate, warmup_steps)
-        if warmup_steps
-        else optax.constant_schedule(learning_rate)
-    )
+    if decay_steps is None:
+        after = optax.constant_schedule(learning_rate)
+    elif decay_steps > warmup_steps:
+        after = optax.cosine_decay_schedule(learning_rate, decay_steps - warmup_steps)
+    else:
+        raise InputError(f"optimizer.decay_steps={decay_steps} must be above warmup_steps={warmup_steps}")
+    return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup_steps), after], [warmup_steps])
 
 
 def adam(
