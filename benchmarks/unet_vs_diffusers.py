@@ -41,7 +41,7 @@ DIGITS = UNet(
     channels=24,
     channel_mult=(1, 2),
     num_res_blocks=1,
-    attention_resolutions=(4,),
+    attention_resolutions=(),
     num_groups=8,
 )
 LEARNING_RATE, CLIP_NORM, EMA_DECAY = 2e-4, 1.0, 0.9999

@@ -23,24 +23,26 @@ def get_config(variant: str | None = None) -> ConfigDict:
             "channels": 24,
             "channel_mult": (1, 2),
             "num_res_blocks": 1,
-            "attention_resolutions": (4,),
+            "attention_resolutions": (),
             "num_groups": 8,
-            "dropout": 0.1,
+            "dropout": 0.0,
         }
     )
     config.diffusion = ConfigDict(
         {"beta_schedule": "linear", "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
     )
-    config.optimizer = ConfigDict({"name": "adam", "learning_rate": 2e-3, "warmup_steps": 100, "clip_norm": 1.0})
+    config.optimizer = ConfigDict(
+        {"name": "adam", "learning_rate": 2e-3, "warmup_steps": 100, "decay_steps": 4800, "clip_norm": 1.0}
+    )
     config.training = ConfigDict(
         {
-            "batch_size": 128,
-            "num_steps": 2500,
-            "ema_decay": 0.998,
-            "log_every": 50,
-            "eval_every": 500,
+            "batch_size": 64,
+            "num_steps": 4800,
+            "ema_decay": 0.995,
+            "log_every": 100,
+            "eval_every": 1200,
             "sample_every": 0,
-            "checkpoint_every": 500,
+            "checkpoint_every": 1200,
         }
     )
     config.sampling = ConfigDict({"sampler": "ancestral", "variance_type": "fixed_large", "batch_size": 64})
