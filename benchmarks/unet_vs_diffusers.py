@@ -14,6 +14,7 @@ rounds of the quotient, are printed. Both use a GPU if both see one, else the CP
 """
 
 import argparse
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ import torch
 
 from marble.diffusion import denoiser, linear
 from marble.models import UNet
+from marble.parallel import compiler_options
 from marble.sampling import Ancestral, image_keys, levels, sample
 from marble.training.objectives import diffusion_loss_fn
 from marble.training.optimizer import adam
@@ -112,7 +114,7 @@ def forward(batch: int, steps: int) -> Pair:
     x_t, t = (jnp.asarray(x) for x in inputs(CIFAR10, batch, 32))
     theirs = torch.tensor(np.moveaxis(np.asarray(x_t), -1, 1), device=torch_device()), torch.tensor(np.asarray(t))
     theirs = theirs[0].contiguous(), theirs[1].to(torch_device())
-    apply = jax.jit(CIFAR10.apply)
+    apply = jax.jit(CIFAR10.apply, compiler_options=compiler_options(gradients=False))
 
     @torch.no_grad()
     def run_diffusers():
@@ -141,7 +143,8 @@ def train(batch: int, steps: int) -> Pair:
 def marble_training(params: Any, images: np.ndarray) -> Callable[[], Any]:
     optimizer = adam(lambda step: LEARNING_RATE, clip_norm=CLIP_NORM)
     loss_fn = diffusion_loss_fn(CIFAR10, linear())
-    step = jax.jit(make_train_step(loss_fn, optimizer, ema_decay=EMA_DECAY), donate_argnums=0)
+    step = make_train_step(loss_fn, optimizer, ema_decay=EMA_DECAY)
+    step = jax.jit(step, donate_argnums=0, compiler_options=compiler_options(gradients=True))
     state = jax.jit(lambda params: TrainState.create(params, optimizer))(params)
     batch = {"image": jnp.asarray(images), "index": jnp.arange(len(images))}
     key = jax.random.key(0)
@@ -181,7 +184,7 @@ def sampler(batch: int, steps: int) -> Pair:
     schedule = linear()
     keys = image_keys(0, jnp.arange(batch))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options(gradients=False))
     def run_marble(params, grid, keys):
         def model(x_t, t, context):
             return DIGITS.apply({"params": params}, x_t, t, context)

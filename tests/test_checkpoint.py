@@ -144,6 +144,15 @@ def test_when_all_are_damaged_nothing_is_invented(workdir):
     assert checkpoint.saved_steps(str(workdir)) == [4, 3, 2]
 
 
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_failed_restore_leaves_the_program_s_loggers_as_they_were(workdir, silent, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("asyncio"), "disabled", silent)
+    for path in (workdir / "checkpoints" / "4" / "state").rglob("manifest.ocdbt"):
+        path.write_bytes(b"")
+    assert checkpoint.restore_newest(str(workdir), TARGET)[0] == 3
+    assert logging.getLogger("asyncio").disabled is silent
+
+
 def test_damaged_ones_are_set_aside_and_their_steps_saved_again(workdir):
     for _ in range(2):
         checkpoint.set_aside(str(workdir), [4])

@@ -189,6 +189,7 @@ def _first_line(error: Exception) -> str:
 def _quiet_failure() -> Iterator[None]:
     """Hides the dozens of tracebacks, from threads, of the reads that a failed restore abandons; it raises one."""
     asyncio_logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
+    disabled = asyncio_logger.disabled
     sys.unraisablehook, asyncio_logger.disabled = lambda _: None, True
     try:
         yield
@@ -197,4 +198,4 @@ def _quiet_failure() -> Iterator[None]:
         gc.collect()  # an abandoned read complains when it is collected
         raise
     finally:
-        sys.unraisablehook, asyncio_logger.disabled = hook, False
+        sys.unraisablehook, asyncio_logger.disabled = hook, disabled

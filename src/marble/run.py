@@ -17,7 +17,15 @@ from marble.builders import Experiment
 from marble.data.loader import eval_batches, to_device, train_batches
 from marble.data.sources import Source
 from marble.errors import InputError
-from marble.parallel import check_divides, data_mesh, explained_memory_error, log_devices, put_batch, replicated
+from marble.parallel import (
+    check_divides,
+    compiler_options,
+    data_mesh,
+    explained_memory_error,
+    log_devices,
+    put_batch,
+    replicated,
+)
 from marble.pipelines import ImageSpec
 from marble.pipelines.pictures import save_png
 from marble.sampling import timesteps
@@ -164,7 +172,10 @@ def device_batches(experiment: Experiment, source: Source, mesh: Mesh, *, start_
 def held_out_loss(experiment: Experiment, source: Source, mesh: Mesh, key: Array) -> Callable[[Any], float]:
     """A function of parameters: the loss over the held-out split, with the same t and noise every time."""
     loss_fn = diffusion_loss_fn(experiment.model, experiment.schedule, weights=experiment.weights, train=False)
-    sums = jax.jit(lambda *inputs: on_uint8(loss_fn, experiment.image.levels, flips=False)(*inputs)[1])
+    sums = jax.jit(
+        lambda *inputs: on_uint8(loss_fn, experiment.image.levels, flips=False)(*inputs)[1],
+        compiler_options=compiler_options(gradients=False),
+    )
     split = held_out_split(source)
     examples = source.read(split) if experiment.training.eval_every and split else None
 

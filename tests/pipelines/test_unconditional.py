@@ -58,6 +58,12 @@ def test_images_are_uint8_at_the_data_s_levels(pipe):
     assert set(np.unique(images)) <= set(np.round(np.arange(17) * 255 / 16).astype(np.uint8))
 
 
+def test_the_pipeline_s_prediction_works_inside_a_caller_s_program(pipe):
+    x_t, t = jax.random.normal(jax.random.key(0), (3, 8, 8, 1)), jnp.array([0, 7, 19])
+    inside = jax.jit(lambda x: pipe.denoise(x, t).x_0)(x_t)
+    np.testing.assert_allclose(inside, pipe.denoise(x_t, t).x_0, rtol=1e-5, atol=1e-5)
+
+
 def test_floats_on_request(pipe):
     floats = pipe.sample(5, as_float=True)
     assert floats.dtype == np.float32 and np.abs(floats).max() <= 1

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from marble.data.preprocess import to_uint8
 from marble.diffusion import Schedule, denoiser
 from marble.errors import InputError
-from marble.parallel import data_mesh, put_batch, replicated
+from marble.parallel import compiler_options, data_mesh, put_batch, replicated
 from marble.sampling import Frames, Sampler, image_keys, levels, sample
 from marble.sampling.grid import TimestepSpacing
 from marble.typing import Array, Context, Prediction
@@ -68,7 +68,11 @@ class DiffusionPipeline:
         self._mesh = data_mesh()
         self.params = jax.device_put(params, replicated(self._mesh))
         self._bar: tqdm | None = None
-        self._compiled = jax.jit(self._sample_batch, static_argnames=("num_frames", "ticking"))
+        self._compiled = jax.jit(
+            self._sample_batch,
+            static_argnames=("num_frames", "ticking"),
+            compiler_options=compiler_options(gradients=False),
+        )
         self._denoise = jax.jit(self._predict)
 
     def apply(self, params: Any, x_t: Array, t: Array, context: Context | None = None) -> Array:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from marble import checkpoint
 from marble.errors import InputError, RunError
+from marble.parallel import compiler_options
 from marble.training.interruption import Interrupted, Interruption
 from marble.training.logging import MetricsWriter
 from marble.training.state import NUM_T_BINS, TrainState
@@ -185,7 +186,7 @@ def compile_calls(
     if not lengths:
         return {}, None
     first = next(batches)
-    jitted = jax.jit(run_steps, donate_argnums=0)
+    jitted = jax.jit(run_steps, donate_argnums=0, compiler_options=compiler_options(gradients=True))
 
     def compile_for(length: int) -> TrainStep:
         resized = lambda x: jax.ShapeDtypeStruct((length, *x.shape[1:]), x.dtype, sharding=x.sharding)  # noqa: E731
