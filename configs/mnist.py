@@ -4,7 +4,7 @@ Paper      Ho, Jain, Abbeel 2020, Denoising Diffusion Probabilistic Models, arXi
 Data       marble data prepare mnist
 Command    marble train --config configs/mnist.py --workdir runs/mnist
 Hardware   one GPU
-Expected   no published figure for this size; the digits in the sample grids are readable from 5,000 steps on
+Expected   no published figure for this size
 Variants   :conditional gives the model the digit's class; :smoke is two steps of a tiny model
 """
 

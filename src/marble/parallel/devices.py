@@ -39,9 +39,8 @@ def compiler_options(*, gradients: bool) -> dict[str, str]:
     """Options for ``jax.jit`` where XLA's defaults are not the best, for programs that no other program contains.
 
     On the CPU XLA gives convolutions, products and sums to YNNPACK, whose convolutions of few channels are slower than
-    Eigen's: so it gets products and sums only in programs with ``gradients``, and nothing in others. The digits
-    network is then 1.2 times as fast to train and 1.4 times to sample, and the CIFAR-10 network not slower
-    (2 cores, jaxlib 0.10.2; `benchmarks/results` has what it leads to).
+    Eigen's: so it gets products and sums only in programs with ``gradients``, and nothing in others. What that gains
+    is in benchmarks/results/unet_vs_diffusers-cpu.md.
     """
     if jax.default_backend() != "cpu":
         return {}
