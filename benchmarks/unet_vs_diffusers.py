@@ -32,7 +32,7 @@ import torch
 from marble.diffusion import denoiser, linear
 from marble.models import UNet
 from marble.parallel import compiler_options
-from marble.sampling import Ancestral, image_keys, levels, sample
+from marble.sampling import Ancestral, guidance, image_keys, levels, sample
 from marble.training.objectives import diffusion_loss_fn
 from marble.training.optimizer import adam
 from marble.training.state import TrainState
@@ -190,7 +190,8 @@ def sampler(batch: int, steps: int) -> Pair:
         def model(x_t, t, context):
             return DIGITS.apply({"params": params}, x_t, t, context)
 
-        return sample(denoiser(model, schedule, clip_sample=True), Ancestral(), grid, keys, (8, 8, 1))
+        denoise_fn = guidance.static_threshold(denoiser(model, schedule))
+        return sample(denoise_fn, Ancestral(), grid, keys, (8, 8, 1))
 
     @torch.no_grad()
     def run_diffusers():

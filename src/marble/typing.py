@@ -26,7 +26,7 @@ class Level(NamedTuple):
     """A noise level: where ``x_t = alpha * x_0 + sigma * noise``. Scalars, or one value an image [b]."""
 
     t: Array
-    """The model's time: an integer in 0..T-1 for models trained on steps. Not read at the clean level."""
+    """The model's time: 0..T-1 for models trained on steps. Not read at the clean level."""
     alpha: Array
     sigma: Array
 
@@ -53,9 +53,15 @@ class Prediction(NamedTuple):
 
     x_0: Array
     eps: Array
+    variance: Array | None = None
+    """What a model with a learned variance says of it, shaped like x_0; see ``p_posterior`` for how it is read."""
 
 
 class DenoiseFn(Protocol):
-    """The waist: models, guidance and samplers meet only here."""
+    """The waist: models, guidance and samplers meet only here.
 
-    def __call__(self, x_t: Array, t: Array, context: Context | None = None) -> Prediction: ...
+    It is asked at a noise level, not at a t alone: samplers go to levels between the steps of training, and guidance
+    needs alpha and sigma to change a prediction's x_0 and eps together.
+    """
+
+    def __call__(self, x_t: Array, level: Level, context: Context | None = None) -> Prediction: ...

@@ -149,5 +149,5 @@ def test_formulas_vmap_and_jit_alike():
 
 def test_an_unknown_variance_type_is_named():
     x, level = jnp.ones((1, 2)), linear(10).level(3)
-    with pytest.raises(InputError, match="'learned'.*fixed_small"):
-        p_posterior(Prediction(x, x), x_t=x, level_t=level, level_s=linear(10).level(2), variance_type="learned")
+    with pytest.raises(InputError, match="'middling'.*fixed_small"):
+        p_posterior(Prediction(x, x), x_t=x, level_t=level, level_s=linear(10).level(2), variance_type="middling")

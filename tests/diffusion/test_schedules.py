@@ -1,11 +1,22 @@
-"""The linear schedule against the figures of the DDPM paper and its reference code."""
+"""Schedules in steps against their formulas, and the figures of the papers and their codes."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marble.diffusion import from_betas, linear
+from marble.diffusion import (
+    constant,
+    from_betas,
+    jsd,
+    linear,
+    rescale_zero_terminal_snr,
+    scaled_linear,
+    sigmoid,
+    squaredcos_cap_v2,
+    warmup10,
+    warmup50,
+)
 from marble.errors import InputError
 
 
@@ -49,7 +60,67 @@ def test_a_schedule_can_be_an_argument_of_a_jitted_function():
     np.testing.assert_allclose(level.sigma, schedule.sigma[3], rtol=1e-7)
 
 
-@pytest.mark.parametrize("betas", [[], [0.1], [0.1, 1.0], [0.0, 0.1], [[0.1, 0.2]], [0.1, np.nan]])
+@pytest.mark.parametrize("betas", [[], [0.1], [1.0, 0.1], [0.1, 1.1], [0.0, 0.1], [[0.1, 0.2]], [0.1, np.nan]])
 def test_impossible_betas_are_refused(betas):
     with pytest.raises(InputError, match="betas"):
         from_betas(np.array(betas))
+
+
+T = 1000
+LINE = np.linspace(0, 1, T)
+FORMULAS = {
+    "linear": (linear(), 1e-4 + (0.02 - 1e-4) * LINE),
+    "scaled_linear": (scaled_linear(), (np.sqrt(0.00085) + (np.sqrt(0.012) - np.sqrt(0.00085)) * LINE) ** 2),
+    "constant": (constant(), np.full(T, 0.02)),
+    "jsd": (jsd(), 1 / (T - np.arange(T))),
+    "warmup10": (warmup10(), np.minimum(1e-4 + (0.02 - 1e-4) * np.arange(T) / 99, 0.02)),
+    "warmup50": (warmup50(), np.minimum(1e-4 + (0.02 - 1e-4) * np.arange(T) / 499, 0.02)),
+    "sigmoid": (sigmoid(), 1e-4 + (0.02 - 1e-4) / (1 + np.exp(6 - 12 * LINE))),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_betas_are_their_formulas(name):
+    schedule, betas = FORMULAS[name]
+    np.testing.assert_allclose(schedule.betas, betas, rtol=1e-12)
+    assert (np.diff(schedule.log_snr) < 0).all()
+
+
+def test_jsd_keeps_a_share_that_falls_by_one_t_th():
+    np.testing.assert_allclose(jsd(8).alphas_cumprod, 1 - np.arange(1, 9) / 8, atol=1e-15)
+
+
+def test_the_cosine_schedule_has_improved_diffusion_s_figures():
+    short, long = squaredcos_cap_v2(1000), squaredcos_cap_v2(4000)
+    np.testing.assert_allclose([short.betas[0], short.alphas_cumprod[-1]], [4.128422482e-05, 2.4287669e-09], rtol=1e-7)
+    np.testing.assert_allclose([long.betas[0], long.alphas_cumprod[-1]], [9.865818814e-06, 1.51798e-10], rtol=1e-5)
+    assert (short.betas == 0.999).sum() == 1
+
+
+def test_stable_diffusion_s_schedule_has_its_figures():
+    table = scaled_linear().alphas_cumprod
+    np.testing.assert_allclose(table[[0, 499, 999]], [0.99915, 0.2776696505, 0.004660098513], rtol=1e-9)
+
+
+def test_rescaling_ends_in_pure_noise_and_keeps_the_start():
+    schedule = scaled_linear()
+    rescaled = rescale_zero_terminal_snr(schedule)
+    assert rescaled.alpha[-1] == 0 and rescaled.sigma[-1] == 1 and rescaled.betas[-1] == 1
+    np.testing.assert_allclose(rescaled.alpha[0], schedule.alpha[0], rtol=1e-12)
+    np.testing.assert_allclose(
+        np.diff(rescaled.alpha) / np.diff(schedule.alpha),
+        rescaled.alpha[0] / (schedule.alpha[0] - schedule.alpha[-1]),
+        rtol=1e-8,
+    )
+    assert np.isfinite(rescaled.log_snr).all()
+
+
+def test_between_steps_the_log_snr_is_interpolated(x64):
+    schedule = linear()
+    t = jnp.array([0.0, 7.25, 999.0])
+    level = schedule.level(t)
+    expected = [schedule.log_snr[0], 0.75 * schedule.log_snr[7] + 0.25 * schedule.log_snr[8], schedule.log_snr[999]]
+    np.testing.assert_allclose(level.log_snr, expected, rtol=1e-10)
+    np.testing.assert_allclose(level.alpha**2 + level.sigma**2, 1, rtol=1e-12)
+    np.testing.assert_allclose(schedule.level_at(level.log_snr).t, t, atol=1e-8)
+    np.testing.assert_allclose(schedule.level(jnp.array([3, 990])).sigma, schedule.level(jnp.array([3.0, 990.0])).sigma)

@@ -14,7 +14,7 @@ from marble.data.preprocess import to_uint8
 from marble.diffusion import Schedule, denoiser
 from marble.errors import InputError
 from marble.parallel import compiler_options, data_mesh, put_batch, replicated
-from marble.sampling import Frames, Sampler, image_keys, levels, sample
+from marble.sampling import Frames, Sampler, guidance, image_keys, levels, sample
 from marble.sampling.grid import TimestepSpacing
 from marble.typing import Array, Context, Prediction
 
@@ -133,7 +133,9 @@ class DiffusionPipeline:
             return self.apply(params, x_t, t, context)
 
         context = {"label": batch["label"]} if "label" in batch else None
-        denoise_fn = denoiser(model, self.schedule, clip_sample=self.config.clip_sample)
+        denoise_fn = denoiser(model, self.schedule)
+        if self.config.clip_sample:
+            denoise_fn = guidance.static_threshold(denoise_fn)
         keys = image_keys(seed, batch["index"])
         result = sample(
             denoise_fn,
@@ -148,7 +150,9 @@ class DiffusionPipeline:
         return result if num_frames else (result, None)
 
     def _predict(self, params, x_t, t, context):
-        return denoiser(lambda *inputs: self.apply(params, *inputs), self.schedule)(x_t, t, context)
+        return denoiser(lambda *inputs: self.apply(params, *inputs), self.schedule)(
+            x_t, self.schedule.level(t), context
+        )
 
     def _tick(self) -> None:
         self._bar.update()

@@ -18,7 +18,7 @@ class Ancestral(NamedTuple):
     def step(
         self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: tuple[()], keys: Array
     ) -> Step:
-        prediction = denoise_fn(x, level_t.t)
+        prediction = denoise_fn(x, level_t)
         x_s = ancestral_step(
             prediction,
             x_t=x,
