@@ -79,7 +79,7 @@ class Experiment:
     sampling: SamplingConfig
     image: ImageSpec
 
-    def pipeline(self, params: Any) -> DiffusionPipeline:
+    def pipeline(self, params: Any, *, guide: DiffusionPipeline | None = None) -> DiffusionPipeline:
         """The sampler of this experiment's model with these parameters."""
         return DiffusionPipeline(
             model=self.model,
@@ -89,6 +89,7 @@ class Experiment:
             sampler=self.sampler,
             config=self.sampling,
             has_null_class=self.training.label_dropout > 0,
+            guide=guide,
         )
 
 
@@ -177,11 +178,17 @@ def look_up(what: str, table: Mapping[str, Any], name: Any) -> Any:
 
 
 def load(
-    workdir: str, *, step: int | None = None, raw_params: bool = False, sampler: str | None = None
+    workdir: str,
+    *,
+    step: int | None = None,
+    raw_params: bool = False,
+    sampler: str | None = None,
+    guide: str | None = None,
 ) -> DiffusionPipeline:
     """The pipeline of a trained workdir, from its newest whole checkpoint, or that of ``step``.
 
-    It samples with the averaged parameters, or with the last ones if raw_params; sampler replaces the config's.
+    It samples with the averaged parameters, or with the last ones if raw_params; sampler replaces the config's. guide
+    is the workdir of a weaker model, for autoguidance by ``guidance_scale``.
     InputError when workdir has no run or no such checkpoint, RunError when the checkpoints are damaged.
     """
     config, image = workdirs.recall(workdir)
@@ -194,7 +201,7 @@ def load(
         _, state, _ = checkpoint.restore_newest(workdir, target)
     else:
         state = checkpoint.restore(workdir, step, target)
-    return experiment.pipeline(state[field])
+    return experiment.pipeline(state[field], guide=None if guide is None else load(guide))
 
 
 def init_params(experiment: Experiment) -> Any:

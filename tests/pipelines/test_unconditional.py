@@ -132,6 +132,60 @@ def test_labels_choose_the_class(conditional):
     assert not np.array_equal(conditional.sample(3), ones)  # the null class
 
 
+def test_guidance_goes_from_no_label_to_the_label_and_on(conditional):
+    def floats(**options):
+        return conditional.sample(3, as_float=True, **options)
+
+    plain = floats(labels=1)
+    before = conditional._compiled._cache_size()
+    np.testing.assert_allclose(floats(labels=1, guidance_scale=0.0), floats(), atol=1e-4)
+    strong = floats(labels=1, guidance_scale=4.0)
+    assert np.abs(strong - plain).max() > 0.05
+    nowhere = (1e6, 2e6)  # noisier than any level
+    np.testing.assert_array_equal(floats(labels=1, guidance_scale=4.0, guidance_interval=nowhere), plain)
+    assert np.abs(floats(labels=1, guidance_scale=4.0, guidance_rescale=1.0) - strong).max() > 1e-3
+    assert conditional._compiled._cache_size() == before
+
+
+def test_a_guide_is_gone_away_from(pipe):
+    def guided_by(params):
+        guide = DiffusionPipeline(**{**options, "params": params})
+        return DiffusionPipeline(**options, guide=guide).sample(3, as_float=True, guidance_scale=3.0)
+
+    options = dict(
+        model=pipe.model,
+        params=pipe.params,
+        schedule=pipe.schedule,
+        image=IMAGE,
+        sampler=Ancestral(),
+        config=SamplingConfig(batch_size=16),
+    )
+    plain = pipe.sample(3, as_float=True)
+    np.testing.assert_allclose(guided_by(pipe.params), plain, atol=1e-4)  # from the model to itself is no way
+    assert np.abs(guided_by(jax.tree.map(lambda x: 0.9 * x, pipe.params)) - plain).max() > 0.01
+    with pytest.raises(InputError, match="guide's images and schedule"):
+        DiffusionPipeline(**{**options, "schedule": linear(30)}, guide=pipe)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guidance_scale": 2.0}, "needs a label"),
+        ({"guidance_scale": float("nan"), "labels": 1}, "guidance_scale=nan"),
+        ({"guidance_interval": (2.0, 1.0)}, "guidance_interval=.2.0, 1.0. must be two"),
+        ({"guidance_rescale": 1.5}, "guidance_rescale=1.5 must be between 0 and 1"),
+    ],
+)
+def test_impossible_guidance_is_refused(conditional, options, message):
+    with pytest.raises(InputError, match=message):
+        conditional.sample(2, **options)
+
+
+def test_guidance_needs_a_conditional_model(pipe):
+    with pytest.raises(InputError, match="guidance_scale=2.0 needs a model that was trained with and without labels"):
+        pipe.sample(2, guidance_scale=2.0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -167,3 +167,20 @@ def test_a_denoiser_of_a_network_is_guided_the_same_way():
     guided = guidance.classifier_free(denoiser(network, SCHEDULE), 2.0, null_context={"label": jnp.zeros(2)})
     found = guided(X_T, LEVEL, {"label": jnp.ones(2), "other": jnp.ones(2)})
     np.testing.assert_allclose(found.eps, 0.1 * X_T + 2, rtol=1e-6)
+
+
+def test_rescaling_asks_the_model_no_second_time():
+    weights = jax.random.normal(jax.random.key(0), (256, 256))
+
+    def network(x_t, t, context):
+        return jnp.tanh(x_t @ weights) + context["label"].reshape(-1, 1)
+
+    def products(wrap):
+        def run(x_t, scale, share):
+            plain = denoiser(network, SCHEDULE)
+            guided = guidance.classifier_free(plain, scale, null_context={"label": jnp.zeros(1)})
+            return wrap(plain, guided, share)(x_t, LEVEL, {"label": jnp.ones(4)}).x_0
+
+        return jax.jit(run).lower(jnp.ones((4, 256)), 2.0, 0.5).compile().as_text().count(" dot(")
+
+    assert products(guidance.rescaled) == products(lambda plain, guided, share: guided) == 2

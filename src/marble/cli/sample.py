@@ -31,6 +31,10 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("label", None, "Class of all images, for a conditional model.", **text)
     flags.DEFINE_string("sampler", None, "Name of the sampler (default: the config's).", **text)
     flags.DEFINE_integer("steps", None, "Sampling steps, at most T (default: the config's).", **text)
+    flags.DEFINE_float("guidance_scale", None, "How far to go towards the label; 1 is the model as it is.", **text)
+    flags.DEFINE_list("guidance_interval", None, "LOW,HIGH: the noise levels sigma / alpha that are guided.", **text)
+    flags.DEFINE_float("guidance_rescale", None, "Share of the deviation before guidance to go back to, 0..1.", **text)
+    flags.DEFINE_string("guide", None, "Workdir of a weaker model to go away from (autoguidance).", **text)
     flags.DEFINE_integer("batch_size", None, "Images in one call (default: the config's).", **text)
     flags.DEFINE_integer("step", None, "Checkpoint to use (default: the newest whole one).", **text)
     flags.DEFINE_bool("raw_params", False, "Use the last parameters instead of their moving average.", **text)
@@ -48,7 +52,13 @@ def main(argv: list[str]) -> int:
     from marble.pipelines import pictures
 
     log_devices()
-    pipe = load(values.workdir, step=values.step, raw_params=values.raw_params, sampler=values.sampler)
+    pipe = load(
+        values.workdir,
+        step=values.step,
+        raw_params=values.raw_params,
+        sampler=values.sampler,
+        guide=values.guide,
+    )
     with explained_memory_error():
         drawn = pipe.sample(
             values.num,
@@ -57,6 +67,9 @@ def main(argv: list[str]) -> int:
             steps=values.steps,
             first=values.first,
             batch_size=values.batch_size,
+            guidance_scale=values.guidance_scale,
+            guidance_interval=numbers("guidance_interval", values.guidance_interval),
+            guidance_rescale=values.guidance_rescale,
             num_frames=NUM_FRAMES if values.gif else 0,
             progress=True,
         )
@@ -71,6 +84,14 @@ def main(argv: list[str]) -> int:
         written.append("trajectory.gif")
     logger.info("wrote %s", ", ".join(str(out / name) for name in written))
     return 0
+
+
+def numbers(flag: str, values: list[str] | None) -> list[float] | None:
+    """The numbers of a flag that takes a list; InputError where one isn't."""
+    try:
+        return None if values is None else [float(value) for value in values]
+    except ValueError as error:
+        raise InputError(f"--{flag}={','.join(values)} must be numbers with commas between them") from error
 
 
 def check_writable(path: str) -> None:

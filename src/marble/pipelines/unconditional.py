@@ -1,7 +1,8 @@
 """Images from a trained model: the compiled sampler behind ``marble.load(workdir).sample`` and ``marble sample``."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,9 +15,9 @@ from marble.data.preprocess import to_uint8
 from marble.diffusion import Schedule, denoiser
 from marble.errors import InputError
 from marble.parallel import compiler_options, data_mesh, put_batch, replicated
-from marble.sampling import Frames, Sampler, guidance, image_keys, levels, sample
+from marble.sampling import Frames, Sampler, Step, guidance, image_keys, levels, sample
 from marble.sampling.grid import TimestepSpacing
-from marble.typing import Array, Context, Prediction
+from marble.typing import Array, Context, DenoiseFn, Level, Prediction
 
 
 class ImageSpec(NamedTuple):
@@ -34,6 +35,14 @@ class SamplingConfig:
 
     clip_sample: bool = True
     """Clips each predicted x_0 to [-1, 1], the range of images."""
+    dynamic_thresholding_ratio: float | None = None
+    """Clips it to this quantile of its own size instead, and divides by that, as strong guidance needs."""
+    guidance_scale: float = 1.0
+    """1 is the model as it is; more goes further from no label, or from the guide, towards its prediction."""
+    guidance_interval: tuple[float, float] | None = None
+    """The noise levels, lowest and highest sigma / alpha, that are guided; None is all."""
+    guidance_rescale: float = 0.0
+    """The share, 0 to 1, of the way back to the deviation that the prediction had before guidance."""
     num_steps: int | None = None
     """None is every step of training."""
     timestep_spacing: TimestepSpacing = "linspace"
@@ -43,6 +52,39 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise InputError(f"sampling.batch_size={self.batch_size} must be at least 1")
+        ratio = self.dynamic_thresholding_ratio
+        if ratio is not None and not 0 < ratio <= 1:
+            raise InputError(f"sampling.dynamic_thresholding_ratio={ratio} must be above 0 and at most 1")
+        self.guidance()
+
+    def guidance(
+        self,
+        scale: float | None = None,
+        interval: Sequence[float] | None = None,
+        rescale: float | None = None,
+    ) -> "Guidance":
+        """The numbers of guidance, checked; None is the config's."""
+        scale = self.guidance_scale if scale is None else scale
+        interval = self.guidance_interval if interval is None else interval
+        rescale = self.guidance_rescale if rescale is None else rescale
+        if not math.isfinite(scale):
+            raise InputError(f"guidance_scale={scale} must be a finite number")
+        if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1]):
+            raise InputError(
+                f"guidance_interval={tuple(interval)} must be two noise levels sigma / alpha, low and high"
+            )
+        if not 0 <= rescale <= 1:
+            raise InputError(f"guidance_rescale={rescale} must be between 0 and 1")
+        return Guidance(*(np.float32(x) for x in (scale, *(interval or guidance.NO_INTERVAL), rescale)))
+
+
+class Guidance(NamedTuple):
+    """The numbers of guidance, traced: other values are the same program."""
+
+    scale: Array
+    low: Array
+    high: Array
+    rescale: Array
 
 
 class DiffusionPipeline:
@@ -61,10 +103,15 @@ class DiffusionPipeline:
         sampler: Sampler,
         config: SamplingConfig,
         has_null_class: bool = False,
+        guide: "DiffusionPipeline | None" = None,
     ) -> None:
-        """has_null_class: whether the model was also trained without labels, and so can sample without."""
+        """has_null_class: whether the model was also trained without labels, and so can sample without.
+
+        guide is a weaker model of the same images and schedule, to go away from: autoguidance (Karras et al. 2024).
+        """
         self.model, self.schedule, self.image, self.sampler, self.config = model, schedule, image, sampler, config
-        self._has_null_class = has_null_class
+        self._has_null_class, self._guide = has_null_class, guide
+        self._check_guide()
         self._mesh = data_mesh()
         self.params = jax.device_put(params, replicated(self._mesh))
         self._bar: tqdm | None = None
@@ -97,6 +144,9 @@ class DiffusionPipeline:
         steps: int | None = None,
         first: int = 0,
         batch_size: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        guidance_rescale: float | None = None,
         num_frames: int = 0,
         params: Any = None,
         as_float: bool = False,
@@ -106,48 +156,60 @@ class DiffusionPipeline:
 
         They are the images first .. first + num - 1 of the run ``seed``; each depends on its index alone. labels is one
         class for all or one an image, None the null class; steps is at most T; params replaces the pipeline's own.
+        The guidance arguments replace the config's (see ``SamplingConfig``).
         With num_frames returns (images, Frames [num_frames num h w c]), the way from noise. A number of images per
         call (batch_size) or of frames that was not used before is compiled first. InputError for values out of range.
         """
         size = self._batch_size(batch_size)
         num_steps = self._num_steps(steps)
         rows = self._rows(num, seed, first, labels)
+        strength = self._guidance(labels, guidance_scale, guidance_interval, guidance_rescale)
         options = dict(num_frames=min(num_frames, num_steps), ticking=progress)
         grid = levels(self.schedule, num_steps, self.config.timestep_spacing, length=self.schedule.num_train_timesteps)
-        params = self.params if params is None else params
+        params = (self.params if params is None else params, self._guide and self._guide.params)
         calls = -(-num // size)
         results = []
         with tqdm(total=calls * num_steps, unit="step", disable=None if progress else True) as self._bar:
             for start in range(0, calls * size, size):
                 batch = put_batch(self._mesh, {k: _padded(v[start : start + size], size) for k, v in rows.items()})
-                images, frames = self._compiled(params, batch, np.uint32(seed), grid, np.int32(num_steps), **options)
+                images, frames = self._compiled(
+                    params, batch, np.uint32(seed), grid, np.int32(num_steps), strength, **options
+                )
                 results.append(jax.device_get((self._finish(images, as_float), jax.tree.map(self._finish, frames))))
         images = np.concatenate([images for images, _ in results])[:num]
         frames = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :num], *[f for _, f in results])
         return (images, frames) if num_frames else images
 
-    def _sample_batch(self, params, batch, seed, grid, num_steps, *, num_frames, ticking):
-        def model(x_t, t, context):
-            if ticking:
-                jax.debug.callback(self._tick)
-            return self.apply(params, x_t, t, context)
-
-        context = {"label": batch["label"]} if "label" in batch else None
-        denoise_fn = denoiser(model, self.schedule)
-        if self.config.clip_sample:
-            denoise_fn = guidance.static_threshold(denoise_fn)
-        keys = image_keys(seed, batch["index"])
+    def _sample_batch(self, params, batch, seed, grid, num_steps, strength, *, num_frames, ticking):
         result = sample(
-            denoise_fn,
-            self.sampler,
+            self._denoise_fn(*params, strength),
+            Ticking(self.sampler, self._tick) if ticking else self.sampler,
             grid,
-            keys,
+            image_keys(seed, batch["index"]),
             self.image.shape,
-            context=context,
+            context={"label": batch["label"]} if "label" in batch else None,
             num_steps=num_steps,
             num_frames=num_frames,
         )
         return result if num_frames else (result, None)
+
+    def _denoise_fn(self, params: Any, guide_params: Any, strength: Guidance) -> DenoiseFn:
+        """The model's predictions, guided where it can be, and within the range of images."""
+        plain = denoise_fn = self._plain(params)
+        interval = (strength.low, strength.high)
+        if self._guide is not None:
+            denoise_fn = guidance.guided(plain, self._guide._plain(guide_params), strength.scale, interval=interval)
+        elif self._has_null_class:
+            null = {"label": jnp.full(1, self.model.num_classes, jnp.int32)}
+            denoise_fn = guidance.classifier_free(plain, strength.scale, null_context=null, interval=interval)
+        if denoise_fn is not plain:
+            denoise_fn = guidance.rescaled(plain, denoise_fn, strength.rescale)
+        if self.config.dynamic_thresholding_ratio is not None:
+            return guidance.dynamic_threshold(denoise_fn, quantile=self.config.dynamic_thresholding_ratio)
+        return guidance.static_threshold(denoise_fn) if self.config.clip_sample else denoise_fn
+
+    def _plain(self, params: Any) -> DenoiseFn:
+        return denoiser(lambda *inputs: self.apply(params, *inputs), self.schedule)
 
     def _predict(self, params, x_t, t, context):
         return denoiser(lambda *inputs: self.apply(params, *inputs), self.schedule)(
@@ -170,6 +232,25 @@ class DiffusionPipeline:
     def _num_steps(self, steps: int | None) -> int:
         steps = self.config.num_steps if steps is None else steps
         return self.schedule.num_train_timesteps if steps is None else steps
+
+    def _check_guide(self) -> None:
+        if self._guide is None:
+            return
+        ours, theirs = ((p.image.shape, p.schedule.num_train_timesteps) for p in (self, self._guide))
+        if ours != theirs or not np.allclose(self.schedule.alpha, self._guide.schedule.alpha):
+            raise InputError(f"the guide's images and schedule, {theirs}, are not those of the model, {ours}")
+
+    def _guidance(self, labels: Any, scale: Any, interval: Any, rescale: Any) -> Guidance:
+        strength = self.config.guidance(scale, interval, rescale)
+        if self._guide is None and scale not in (None, 1):
+            if not self._has_null_class:
+                raise InputError(
+                    f"guidance_scale={scale} needs a model that was trained with and without labels "
+                    f"(training.label_dropout), or a guide"
+                )
+            if labels is None:
+                raise InputError(f"guidance_scale={scale} needs a label to go towards")
+        return strength
 
     def _rows(self, num: int, seed: int, first: int, labels: int | Sequence[int] | None) -> dict[str, np.ndarray]:
         """Each image's index and, for a conditional model, label: [num]."""
@@ -197,6 +278,20 @@ class DiffusionPipeline:
         if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= classes:
             raise InputError(f"label {labels} is not a class between 0 and {classes - 1}")
         return np.broadcast_to(labels.astype(np.int32), (num,)).copy()
+
+
+class Ticking(NamedTuple):
+    """A sampler that calls tick() on the host at each step."""
+
+    sampler: Sampler
+    tick: Callable[[], None]
+
+    def init(self, x: Array) -> object:
+        return self.sampler.init(x)
+
+    def step(self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: object, keys: Array) -> Step:
+        jax.debug.callback(self.tick)
+        return self.sampler.step(denoise_fn, level_t, level_s, x, carry, keys)
 
 
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:
