@@ -6,14 +6,16 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
-from processes import ROOT, finished, marble
+from processes import ROOT, final_state, finished, marble
 
 from marble import builders, run
 from marble.cli.main import main
 from marble.config import load_config
+from marble.pipelines import DiffusionPipeline, pictures
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,12 @@ def test_print_config_shows_every_key(capsys):
     assert main(["train", "--config", "digits", "--config.training.num_steps=7", "--print_config"]) == 0
     printed = capsys.readouterr().out
     assert '"num_steps": 7' in printed and '"accumulate": 1' in printed
+
+
+def test_a_name_on_the_command_line_brings_its_keys(capsys):
+    words = ["--config.diffusion.weighting=elbo", "--config.diffusion.variance_type=fixed_large"]
+    assert main(["train", "--config", "digits", *words, "--print_config"]) == 0
+    assert '"variance_type": "fixed_large"' in capsys.readouterr().out
 
 
 def line(capsys):
@@ -81,9 +89,20 @@ SAMPLE = ["sample", "--workdir", "TRAINED", "--out", "OUT"]
         ([*TRAIN, "--config.model.num_classes=7"], "model.num_classes=7, but digits has 10 classes"),
         ([*TRAIN, "--config.training.accumulate=3"], "training.accumulate=3 does not divide"),
         (
-            [*TRAIN, "--config.optimizer.warmup_steps=0", "--config.optimizer.decay_steps=1"],
-            "the learning rate falls to 0 before step training.num_steps=2",
+            [*TRAIN, "--config.optimizer.warmup_steps=5", "--config.optimizer.decay_steps=5"],
+            "decay_steps=5 must be above",
         ),
+        ([*TRAIN, "--config.diffusion.variance_type=fixed_large"], "unknown config key diffusion.variance_type"),
+        ([*TRAIN, "--config.diffusion.weighting=elbow"], "weighting='elbow' is unknown; did you mean 'elbo'"),
+        (["train", "--config", "digits:smoke", "--workdir="], "--workdir is empty"),
+        (["train", "--config", "digits:smoke", "--workdir", "FILE"], "--workdir FILE can't be written to"),
+        (["train", "--config", "digits:smoke", "--workdir", "FILE/in"], "--workdir FILE/in can't be written to"),
+        (
+            ["train", "--config", "digits:smoke", "--config.training.num_steps=1", "--workdir", "TRAINED"],
+            "is at step 2, past",
+        ),
+        (["sample", "--workdir", "FILE", "--out", "OUT"], "is not the workdir of a run"),
+        (["sample", "--workdir", "TRAINED", "--out="], "--out is empty"),
         ([*TRAIN, "--bogus"], "bogus"),
         ([*TRAIN, "word"], "'word'"),
         (["train", "--config", "digits:smoke", "--config.seed=1", "--workdir", "TRAINED"], "seed: 0 -> 1"),
@@ -101,9 +120,11 @@ SAMPLE = ["sample", "--workdir", "TRAINED", "--out", "OUT"]
     ],
 )
 def test_bad_input_gets_one_line_and_status_2(words, message, trained, tmp_path, capsys):
-    places = {"WORKDIR": tmp_path / "new", "TRAINED": trained, "OUT": tmp_path / "out"}
+    places = {"WORKDIR": tmp_path / "new", "TRAINED": trained, "OUT": tmp_path / "out", "FILE": tmp_path / "file"}
+    (tmp_path / "file").write_text("")
     for name, path in places.items():
         words = [word.replace(name, str(path)) for word in words]
+        message = message and message.replace(name, str(path))
     before = sorted(path.name for path in trained.rglob("*"))
     assert main(words) == 2
     if message is not None:
@@ -126,11 +147,17 @@ def test_sample_writes_what_it_says(trained, tmp_path):
     np.testing.assert_array_equal(np.load(out / "samples.npz")["arr_0"], images[3:7])
 
 
-def test_raw_params_are_others(trained, tmp_path):
-    for name, flags in (("ema", []), ("raw", ["--raw_params"])):
-        assert main(["sample", "--workdir", str(trained), "--num", "2", "--out", str(tmp_path / name), *flags]) == 0
-    ema, raw = (np.load(tmp_path / name / "samples.npz")["arr_0"] for name in ("ema", "raw"))
-    assert ema.shape == raw.shape
+@pytest.mark.parametrize(("flags", "field"), [([], "ema_params"), (["--raw_params"], "params")])
+def test_raw_params_are_the_last_ones(flags, field, trained, tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr(DiffusionPipeline, "sample", lambda pipe, *_, **__: used.append(pipe.params))
+    monkeypatch.setattr(pictures, "save_png", lambda *_: None)
+    monkeypatch.setattr(pictures, "save_npz", lambda *_: None)
+    assert main(["sample", "--workdir", str(trained), "--out", str(tmp_path / "out"), *flags]) == 0
+    _, state = final_state(trained)
+    jax.tree.map(np.testing.assert_array_equal, used[0], getattr(state, field))
+    difference = jax.tree.map(lambda one, other: np.abs(one - other).max(), state.params, state.ema_params)
+    assert max(jax.tree.leaves(difference)) > 0
 
 
 def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path, capsys):

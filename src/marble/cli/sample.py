@@ -7,12 +7,11 @@ reverse process from noise to image. Image i depends on the seed and i alone: --
 """
 
 import logging
-import tempfile
 from pathlib import Path
 
 from absl import flags
 
-from marble.cli.flags import parse
+from marble.cli.flags import check_writable, parse
 from marble.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ def main(argv: list[str]) -> int:
     values = parse("sample", __doc__, argv, define)
     if values.workdir is None:
         raise InputError("--workdir is missing: give the folder of a training run")
-    check_writable(values.out)
+    check_writable("out", values.out)
     from marble.builders import load
     from marble.parallel import explained_memory_error, log_devices
     from marble.pipelines import pictures
@@ -71,14 +70,3 @@ def main(argv: list[str]) -> int:
         written.append("trajectory.gif")
     logger.info("wrote %s", ", ".join(str(out / name) for name in written))
     return 0
-
-
-def check_writable(path: str) -> None:
-    """InputError unless files can be written in that folder, or in the one where it is to be made."""
-    folder = Path(path).absolute()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise InputError(f"--out {path} can't be written to: {existing}: {error.strerror}") from error

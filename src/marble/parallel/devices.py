@@ -62,6 +62,6 @@ def explained_memory_error() -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise RunError(
-            "out of memory: raise training.accumulate (same steps, less memory), set model.remat=True or "
-            "model.dtype=bfloat16, lower sampling.batch_size, or lower training.batch_size"
+            "out of memory: to train, raise training.accumulate (less memory, as many steps), set model.remat=True or "
+            "model.dtype=bfloat16 in a new workdir, or lower training.batch_size; to sample, lower --batch_size"
         ) from error
