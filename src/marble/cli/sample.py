@@ -8,6 +8,7 @@ reverse process from noise to image. Image i depends on the seed and i alone: --
 
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -42,7 +43,8 @@ def main(argv: list[str]) -> int:
     values = parse("sample", __doc__, argv, define)
     if values.workdir is None:
         raise InputError("--workdir is missing: give the folder of a training run")
-    check_writable(values.out)
+    written = ["samples.png", "samples.npz", *(["trajectory.gif"] if values.gif else [])]
+    check_writable(values.out, written)
     from marble.builders import load
     from marble.parallel import explained_memory_error, log_devices
     from marble.pipelines import pictures
@@ -63,18 +65,16 @@ def main(argv: list[str]) -> int:
     images, frames = drawn if values.gif else (drawn, None)
     out = Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
-    written = ["samples.png", "samples.npz"]
     pictures.save_png(out / "samples.png", images)
     pictures.save_npz(out / "samples.npz", images)
     if frames is not None:
         pictures.save_gif(out / "trajectory.gif", frames.x)
-        written.append("trajectory.gif")
     logger.info("wrote %s", ", ".join(str(out / name) for name in written))
     return 0
 
 
-def check_writable(path: str) -> None:
-    """InputError unless files can be written in that folder, or in the one where it is to be made."""
+def check_writable(path: str, names: Sequence[str]) -> None:
+    """InputError unless files of these names can be written in that folder, or in the one where it is to be made."""
     folder = Path(path).absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
@@ -82,3 +82,6 @@ def check_writable(path: str) -> None:
             pass
     except OSError as error:
         raise InputError(f"--out {path} can't be written to: {existing}: {error.strerror}") from error
+    for name in names:
+        if (folder / name).is_dir():
+            raise InputError(f"--out {path} can't be written to: {folder / name} is a folder; give another --out")
