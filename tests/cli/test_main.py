@@ -1,6 +1,7 @@
 """The command line: what it answers, and how it fails."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 
 import jax
 import numpy as np
+import originals
 import pytest
 from PIL import Image
 from processes import ROOT, final_state, finished, marble
@@ -63,6 +65,28 @@ def line(capsys):
     return said[0]
 
 
+@pytest.fixture
+def damaged(tmp_path):
+    """Originals that can't be used, by the name that stands for their folder in a row of the table."""
+
+    names = ("CUT_IDX", "CUT_CIFAR", "UNREADABLE", "SEVERAL_SIZES", "HELD")
+    folders = {name: tmp_path / name.lower() for name in names}
+    pixels, label = np.zeros((6, 32, 32, 3), np.uint8), np.zeros(6, np.uint8)
+    originals.write_mnist({split: (pixels[..., 0], label) for split in ("train", "test")}, folders["CUT_IDX"])
+    originals.write_cifar10({"train": (pixels[:5], label[:5]), "test": (pixels[5:], label[5:])}, folders["CUT_CIFAR"])
+    for name, sizes in (("UNREADABLE", (9, 9)), ("SEVERAL_SIZES", (9, 8))):
+        folders[name].mkdir()
+        for i, size in enumerate(sizes):
+            Image.new("RGB", (size, size)).save(folders[name] / f"{i}.png")
+    (folders["HELD"] / "test").mkdir(parents=True)
+    halved = {"CUT_IDX": "train-images-idx3-ubyte", "CUT_CIFAR": "data_batch_2.bin", "UNREADABLE": "1.png"}
+    for name, file in halved.items():
+        whole = (folders[name] / file).read_bytes()
+        (folders[name] / file).write_bytes(whole[: len(whole) // 2])
+    return folders
+
+
+PREPARE = ["data", "prepare", "--data_dir", "DATA"]
 TRAIN = ["train", "--config", "digits:smoke", "--workdir", "WORKDIR"]
 SAMPLE = ["sample", "--workdir", "TRAINED", "--out", "OUT"]
 
@@ -116,11 +140,30 @@ SAMPLE = ["sample", "--workdir", "TRAINED", "--out", "OUT"]
         ([*SAMPLE, "--seed", "-1"], "seed=-1"),
         ([*SAMPLE, "--num", "many"], "many"),
         (["sample", "--workdir", "TRAINED", "--out", "/proc/nothing"], "--out /proc/nothing can't be"),
-        (["data", "prepare", "mnistt"], "mnist"),
+        (["data"], "marble data: the following arguments are required: command"),
+        (["data", "foo"], "'foo'"),
+        (["data", "prepare"], "marble data prepare: the following arguments are required: NAME"),
+        (["data", "prepare", "mnist", "--foo"], "--foo"),
+        ([*PREPARE, "mnistt"], "mnist"),
+        ([*PREPARE, "mnist", "--source", ""], "the source is empty: give the folder of the originals of mnist"),
+        ([*PREPARE, "mnist", "--source", "CUT_IDX"], "train-images-idx3-ubyte has 3080 bytes where"),
+        ([*PREPARE, "cifar10", "--source", "CUT_CIFAR"], "data_batch_2.bin has 1536 bytes, not a multiple of 3073"),
+        ([*PREPARE, "image_folder", "--source", "UNREADABLE"], "1.png is not a readable image"),
+        ([*PREPARE, "image_folder", "--source", "HELD"], "has test/ but no train/"),
+        (
+            [
+                *TRAIN,
+                "--config.data.name=image_folder",
+                "--config.data.source=SEVERAL_SIZES",
+                "--config.data.data_dir=DATA",
+            ],
+            "0.png is 9x9 (width x height) and 1.png is 8x8 (width x height); give an image_size",
+        ),
     ],
 )
-def test_bad_input_gets_one_line_and_status_2(words, message, trained, tmp_path, capsys):
-    places = {"WORKDIR": tmp_path / "new", "TRAINED": trained, "OUT": tmp_path / "out", "FILE": tmp_path / "file"}
+def test_bad_input_gets_one_line_and_status_2(words, message, trained, damaged, tmp_path, capsys):
+    places = {"WORKDIR": tmp_path / "new", "TRAINED": trained, "OUT": tmp_path / "out", "DATA": tmp_path / "data"}
+    places |= damaged | {"FILE": tmp_path / "file"}
     (tmp_path / "file").write_text("")
     for name, path in places.items():
         words = [word.replace(name, str(path)) for word in words]
@@ -130,6 +173,7 @@ def test_bad_input_gets_one_line_and_status_2(words, message, trained, tmp_path,
     if message is not None:
         assert message in line(capsys)
     assert not (tmp_path / "new").exists()
+    assert not list((tmp_path / "data").glob(".preparing-*"))
     assert sorted(path.name for path in trained.rglob("*")) == before
 
 
@@ -145,6 +189,30 @@ def test_sample_writes_what_it_says(trained, tmp_path):
         == 0
     )
     np.testing.assert_array_equal(np.load(out / "samples.npz")["arr_0"], images[3:7])
+
+
+def test_a_folder_in_the_place_of_the_images_is_found_before_sampling(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(builders, "load", None)
+    for name, flags in (("samples.png", []), ("samples.npz", []), ("trajectory.gif", ["--gif"])):
+        (tmp_path / name / name).mkdir(parents=True)
+        assert main(["sample", "--workdir", str(trained), "--out", str(tmp_path / name), *flags]) == 2
+        assert f"{name}/{name} is a folder; give another --out" in line(capsys)
+        assert [path.name for path in (tmp_path / name).iterdir()] == [name]
+
+
+def test_images_that_do_not_fit_on_the_disk_are_a_fault_that_names_them(trained, tmp_path, capsys):
+    words = ["sample", "--workdir", str(trained), "--num", "300", "--steps", "1", "--out", str(tmp_path / "out")]
+    assert main(words) == 0  # compiled programs are written to a cache, which has to fit
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    capsys.readouterr()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 * 1024, before[1]))
+    try:
+        assert main(words) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "out/samples.png (File too large): make room on its disk, or write to another folder" in line(capsys)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == whole
 
 
 @pytest.mark.parametrize(("flags", "field"), [([], "ema_params"), (["--raw_params"], "params")])

@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -50,8 +50,8 @@ def overridden(config: ConfigDict, words: list[str]) -> ConfigDict:
     return values.config
 
 
-def check_writable(flag: str, path: str) -> None:
-    """InputError unless files can be written in that folder, or in the one where it is to be made."""
+def check_writable(flag: str, path: str, names: Sequence[str] = ()) -> None:
+    """InputError unless files of these names can be written in that folder, or in the one where it is to be made."""
     folder = Path(path).absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
@@ -59,3 +59,6 @@ def check_writable(flag: str, path: str) -> None:
             pass
     except OSError as error:
         raise InputError(f"--{flag} {path} can't be written to: {existing}: {error.strerror}") from error
+    for name in names:
+        if (folder / name).is_dir():
+            raise InputError(f"--{flag} {path} can't be written to: {folder / name} is a folder; give another --{flag}")

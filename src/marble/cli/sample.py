@@ -41,7 +41,8 @@ def main(argv: list[str]) -> int:
     values = parse("sample", __doc__, argv, define)
     if values.workdir is None:
         raise InputError("--workdir is missing: give the folder of a training run")
-    check_writable("out", values.out)
+    written = ["samples.png", "samples.npz", *(["trajectory.gif"] if values.gif else [])]
+    check_writable("out", values.out, written)
     from marble.builders import load
     from marble.parallel import explained_memory_error, log_devices
     from marble.pipelines import pictures
@@ -62,11 +63,9 @@ def main(argv: list[str]) -> int:
     images, frames = drawn if values.gif else (drawn, None)
     out = Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
-    written = ["samples.png", "samples.npz"]
     pictures.save_png(out / "samples.png", images)
     pictures.save_npz(out / "samples.npz", images)
     if frames is not None:
         pictures.save_gif(out / "trajectory.gif", frames.x)
-        written.append("trajectory.gif")
     logger.info("wrote %s", ", ".join(str(out / name) for name in written))
     return 0
