@@ -1,19 +1,22 @@
 # Sourced by the other scripts: an environment with marble in it. Uses the active one, else makes .venv.
 # Usage: source launch/environment.sh [EXTRA,...]
 
+# The first Python of a version that marble is tested with; a python3 that is newer is passed over.
 find_python() {
   local candidate
   for candidate in python3 python3.12 python3.11 python; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
       echo "$candidate"
       return
     fi
   done
-  echo "marble needs Python 3.11 or newer; none was found on PATH" >&2
+  echo "marble needs Python 3.11 or 3.12, but PATH has $(python3 --version 2>/dev/null || echo neither):" \
+    "install one of them, or activate an environment that has it" >&2
   exit 2
 }
 
 # The extra that serves the accelerator of this machine: cuda13, cuda12, tpu, or nothing.
+# src/marble/parallel/devices.py has the same rules, for its warning.
 accelerator_extra() {
   if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
     case "$(nvidia-smi | grep -o 'CUDA Version: [0-9]*' | grep -o '[0-9]*$')" in

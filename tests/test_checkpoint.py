@@ -129,6 +129,12 @@ def test_another_model_s_checkpoint_is_refused_with_the_leaf(workdir):
     assert checkpoint.saved_steps(str(workdir)) == [4, 3, 2]
 
 
+def test_a_stray_file_is_no_checkpoint(workdir):
+    (workdir / "checkpoints" / "9").write_text("")
+    assert checkpoint.saved_steps(str(workdir)) == [4, 3, 2]
+    assert checkpoint.restore_newest(str(workdir), TARGET)[0] == 4
+
+
 def test_a_missing_step_lists_those_there_are(workdir):
     with pytest.raises(InputError, match="no checkpoint of step 7 .* 4, 3, 2"):
         checkpoint.restore(str(workdir), 7, TARGET)

@@ -2,8 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import marble
+
+ROOT = Path(__file__).parent.parent
 
 CORE = ["marble", "marble.diffusion", "marble.models", "marble.sampling"]
 
@@ -49,6 +54,11 @@ def test_importing_marble_is_quick_and_touches_no_data_library():
 
 
 def test_parts_are_found_when_they_are_asked_for():
+    folders = {path.parent.name for path in (ROOT / "src" / "marble").glob("*/__init__.py")} - {"cli"}
+    assert {"metrics", "parallel", "training"} <= folders
+    for part in (*folders, "errors"):
+        assert part in dir(marble)
+        assert marble.__getattr__(part) is sys.modules[f"marble.{part}"]  # whether another import brought it or not
     assert python("import marble; marble.diffusion.linear; marble.load; marble.sampling.sample").returncode == 0
     assert "no attribute 'nothing'" in python("import marble; marble.nothing").stderr
 

@@ -3,6 +3,7 @@
 import os
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,4 +90,28 @@ def test_too_old_a_python_is_refused(tmp_path):
     done = subprocess.run(
         ["bash", copy / "launch" / "quickstart.sh"], env={"PATH": str(tmp_path)}, capture_output=True, text=True
     )
-    assert done.returncode != 0 and "Python 3.11 or newer" in done.stderr
+    assert done.returncode != 0 and "Python 3.11 or 3.12, but PATH has neither: install" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("versions", "found"),
+    [
+        ({"python3": (3, 13), "python3.12": (3, 12)}, "python3.12"),
+        ({"python3": (3, 14), "python3.12": None, "python3.11": (3, 11)}, "python3.11"),
+        ({"python3": (3, 10), "python3.12": None, "python3.11": None, "python": (3, 12)}, "python"),
+        ({"python3": (3, 12)}, "python3"),
+        ({"python3": (3, 13), "python3.12": None, "python3.11": None, "python": (3, 13)}, None),
+    ],
+)
+def test_a_python_of_a_tested_version_is_found(tmp_path, versions, found):
+    for name, version in versions.items():
+        check = f"import sys; sys.version_info = ({version}); exec(sys.argv[2])"
+        answer = f"case $1 in --version) echo 'Python {version}' ;; *) '{sys.executable}' -c '{check}' \"$@\" ;; esac"
+        command(tmp_path, name, answer if version else "exit 127")
+    finding = f'source <(sed -n "/^find_python/,/^}}/p" "{ROOT}/launch/environment.sh"); find_python'
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", finding], env=env, capture_output=True, text=True)
+    if found:
+        assert (done.stdout, done.returncode) == (f"{found}\n", 0)
+    else:
+        assert done.returncode == 2 and "needs Python 3.11 or 3.12, but PATH has Python (3, 13):" in done.stderr

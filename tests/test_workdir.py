@@ -1,8 +1,12 @@
 """What a workdir accepts from a run that goes on."""
 
+import subprocess
+import sys
+
 import pytest
 
 from marble import workdir
+from marble.data.sources import CONTENT
 from marble.errors import InputError
 from marble.pipelines import ImageSpec
 
@@ -29,6 +33,14 @@ def test_other_data_are_refused(begun, data):
         workdir.check(begun, CONFIG, data)
 
 
+def test_as_many_other_images_are_refused(begun):
+    facts = [DATA._replace(originals=f"{CONTENT}{name}") for name in ("abc", "xyz")]
+    workdir.remember(begun, CONFIG, facts[0])
+    assert workdir.check(begun, CONFIG, facts[0]) == []
+    with pytest.raises(InputError, match="the files of the data: .*abc -> .*xyz"):
+        workdir.check(begun, CONFIG, facts[1])
+
+
 def test_as_many_other_files_are_shown(begun):
     assert workdir.check(begun, CONFIG, DATA._replace(originals="xyz")) == ["the files of the data: abc -> xyz"]
 
@@ -38,3 +50,22 @@ def test_a_damaged_file_is_named(begun, content):
     workdir.config_path(begun).write_text(content)
     with pytest.raises(InputError, match=r"config\.json is damaged"):
         workdir.recall(begun)
+
+
+def test_two_processes_can_not_train_in_one_workdir(tmp_path):
+    program = "from marble import workdir\nwith workdir.locked('run'): print('in', flush=True); input()"
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, **pipes)
+    assert other.stdout.readline() == "in\n"
+    with pytest.raises(InputError, match=f"the process {other.pid} trains in"), workdir.locked(str(tmp_path / "run")):
+        pass
+    other.kill()
+    other.wait()
+    with workdir.locked(str(tmp_path / "run")):  # the lock went with its process
+        pass
+
+
+def test_a_file_is_no_workdir(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is not the workdir of a run"):
+        workdir.recall(str(tmp_path / "file"))

@@ -5,7 +5,8 @@
     pipe = marble.load("runs/digits")
     images = pipe.sample(64, seed=0)          # uint8 [64 8 8 1]
 
-The parts: marble.diffusion (the theory), marble.models, marble.sampling, marble.training, marble.data.
+The parts: marble.diffusion (the theory), marble.models, marble.sampling, marble.training, marble.data,
+marble.pipelines, marble.metrics, marble.parallel, marble.errors.
 """
 
 import importlib
@@ -13,7 +14,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PARTS = ("data", "diffusion", "models", "pipelines", "sampling", "training")
+_PARTS = ("data", "diffusion", "errors", "metrics", "models", "parallel", "pipelines", "sampling", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -77,8 +77,8 @@ def directory_of(workdir: str) -> epath.Path:
 def saved_steps(workdir: str) -> list[int]:
     """The steps that were saved, newest first. A save that was interrupted is not among them."""
     directory = directory_of(workdir)
-    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
-    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    paths = directory.iterdir() if directory.is_dir() else []
+    return sorted((int(path.name) for path in paths if path.name.isdecimal() and path.is_dir()), reverse=True)
 
 
 def restore_newest(workdir: str, target: Mapping[str, Any]) -> tuple[int, Mapping[str, Any], list[int]]:

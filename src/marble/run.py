@@ -71,27 +71,33 @@ def _run(config: ml_collections.ConfigDict, directory: str, interruption: Interr
     facts = workdir.DataFacts(image, dict(source.splits), source.originals)
     for line in workdir.check(directory, config.to_dict(), facts):
         logger.info("changed since this run began: %s", line)
-    state = restore_or_init(
-        directory,
-        jax.jit(init, out_shardings=everywhere),
-        # Copied, so that the state owns its memory and can be donated.
-        lambda arrays: jax.tree.map(jnp.copy, jax.device_put(arrays, everywhere)),
-    )
-    workdir.remember(directory, config.to_dict(), facts)
-    return train(
-        workdir=directory,
-        config=experiment.training,
-        state=state,
-        run_steps=several_steps(make_train_step_of(experiment)),
-        batches=device_batches(experiment, source, mesh, start_step=int(state.step)),
-        key=train_key,
-        hooks=Hooks(
-            learning_rate=lambda step: float(experiment.learning_rate(step)),
-            evaluate=held_out_loss(experiment, source, mesh, eval_key),
-            sample=sample_grid(experiment, directory),
-        ),
-        interruption=interruption,
-    )
+    with workdir.locked(directory):
+        state = restore_or_init(
+            directory,
+            jax.jit(init, out_shardings=everywhere),
+            # Copied, so that the state owns its memory and can be donated.
+            lambda arrays: jax.tree.map(jnp.copy, jax.device_put(arrays, everywhere)),
+        )
+        if state.step > experiment.training.num_steps:
+            raise InputError(
+                f"{directory} is at step {state.step}, past training.num_steps={experiment.training.num_steps}: "
+                "raise that"
+            )
+        workdir.remember(directory, config.to_dict(), facts)
+        return train(
+            workdir=directory,
+            config=experiment.training,
+            state=state,
+            run_steps=several_steps(make_train_step_of(experiment)),
+            batches=device_batches(experiment, source, mesh, start_step=int(state.step)),
+            key=train_key,
+            hooks=Hooks(
+                learning_rate=lambda step: float(experiment.learning_rate(step)),
+                evaluate=held_out_loss(experiment, source, mesh, eval_key),
+                sample=sample_grid(experiment, directory),
+            ),
+            interruption=interruption,
+        )
 
 
 def check(experiment: Experiment, source: Source, mesh: Mesh) -> None:
@@ -101,11 +107,6 @@ def check(experiment: Experiment, source: Source, mesh: Mesh) -> None:
     timesteps(total, sampling.num_steps or total, sampling.timestep_spacing)
     if SPLIT not in source.splits:
         raise InputError(f"{source.name} has no split {SPLIT!r} to train on; there are: {', '.join(source.splits)}")
-    if training.num_steps > 1 and experiment.learning_rate(training.num_steps - 1) == 0:
-        raise InputError(
-            f"the learning rate falls to 0 before step training.num_steps={training.num_steps}: raise "
-            "optimizer.decay_steps, or lower the number of steps"
-        )
     if training.label_dropout and classes is None:
         raise InputError("training.label_dropout is for models with labels: set model.num_classes too, or leave it 0")
     check_divides("training.batch_size", training.batch_size, mesh)

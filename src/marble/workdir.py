@@ -1,13 +1,17 @@
 """What a workdir remembers beside its checkpoints: the config, and what the data set said about its images."""
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
 
 from marble.checkpoint import saved_steps
 from marble.config import differences
+from marble.data.sources import CONTENT
 from marble.errors import InputError
 from marble.pipelines import ImageSpec
 
@@ -24,7 +28,7 @@ class DataFacts(NamedTuple):
     splits: dict[str, int]
     """The number of examples in each split."""
     originals: str
-    """What names the originals; files that were only copied or touched may have another name."""
+    """What names the originals. Unless it starts with CONTENT, files that were only copied may have another name."""
 
 
 def check(workdir: str, config: Mapping[str, Any], data: DataFacts) -> list[str]:
@@ -40,7 +44,9 @@ def check(workdir: str, config: Mapping[str, Any], data: DataFacts) -> list[str]
     fixed, changed = differences(before, config)
     fixed += [f"data: {old} -> {new}" for old, new in zip(data_before[:2], data[:2], strict=True) if old != new]
     if data.originals != data_before.originals:
-        changed = [*changed, f"the files of the data: {data_before.originals} -> {data.originals}"]
+        proven = all(facts.originals.startswith(CONTENT) for facts in (data, data_before))
+        line = f"the files of the data: {data_before.originals} -> {data.originals}"
+        fixed, changed = ([*fixed, line], changed) if proven else (fixed, [*changed, line])
     if fixed:
         raise InputError(
             f"{workdir} is of a run with another config; use another workdir, or undo: " + "; ".join(fixed)
@@ -58,6 +64,30 @@ def remember(workdir: str, config: Mapping[str, Any], data: DataFacts) -> None:
     temporary.replace(path)
 
 
+@contextlib.contextmanager
+def locked(workdir: str) -> Iterator[None]:
+    """A block in which no other process of this machine trains in workdir; InputError when one does.
+
+    The lock goes with the process that holds it, however it ends. Object stores have none.
+    """
+    if "://" in workdir:
+        yield
+        return
+    os.makedirs(workdir, exist_ok=True)
+    with open(os.path.join(workdir, ".lock"), "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise InputError(
+                f"the process {file.read().strip() or 'of another user'} trains in {workdir}: wait for it, or stop it"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
 def recall(workdir: str) -> tuple[dict[str, Any], ImageSpec]:
     """The config and kind of image of a workdir; InputError when it has none."""
     config, data = _read(workdir)
@@ -71,7 +101,7 @@ def _read(workdir: str) -> tuple[dict[str, Any], DataFacts]:
         data = kept["data"]
         image = ImageSpec(shape=tuple(data["image"]["shape"]), levels=data["image"]["levels"])
         return dict(kept["config"]), DataFacts(image, dict(data["splits"]), data["originals"])
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{workdir} is not the workdir of a run: it has no config.json") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}): restore it, or use another workdir") from error

@@ -1,19 +1,23 @@
 """The command line: what it answers, and how it fails."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
+import originals
 import pytest
 from PIL import Image
-from processes import ROOT, finished, marble
+from processes import ROOT, final_state, finished, marble
 
 from marble import builders, run
 from marble.cli.main import main
 from marble.config import load_config
+from marble.pipelines import DiffusionPipeline, pictures
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,12 @@ def test_print_config_shows_every_key(capsys):
     assert '"num_steps": 7' in printed and '"accumulate": 1' in printed
 
 
+def test_a_name_on_the_command_line_brings_its_keys(capsys):
+    words = ["--config.diffusion.weighting=elbo", "--config.diffusion.variance_type=fixed_large"]
+    assert main(["train", "--config", "digits", *words, "--print_config"]) == 0
+    assert '"variance_type": "fixed_large"' in capsys.readouterr().out
+
+
 def line(capsys):
     """The last line on stderr; the one that says what was wrong."""
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("marble: ")]
@@ -55,6 +65,28 @@ def line(capsys):
     return said[0]
 
 
+@pytest.fixture
+def damaged(tmp_path):
+    """Originals that can't be used, by the name that stands for their folder in a row of the table."""
+
+    names = ("CUT_IDX", "CUT_CIFAR", "UNREADABLE", "SEVERAL_SIZES", "HELD")
+    folders = {name: tmp_path / name.lower() for name in names}
+    pixels, label = np.zeros((6, 32, 32, 3), np.uint8), np.zeros(6, np.uint8)
+    originals.write_mnist({split: (pixels[..., 0], label) for split in ("train", "test")}, folders["CUT_IDX"])
+    originals.write_cifar10({"train": (pixels[:5], label[:5]), "test": (pixels[5:], label[5:])}, folders["CUT_CIFAR"])
+    for name, sizes in (("UNREADABLE", (9, 9)), ("SEVERAL_SIZES", (9, 8))):
+        folders[name].mkdir()
+        for i, size in enumerate(sizes):
+            Image.new("RGB", (size, size)).save(folders[name] / f"{i}.png")
+    (folders["HELD"] / "test").mkdir(parents=True)
+    halved = {"CUT_IDX": "train-images-idx3-ubyte", "CUT_CIFAR": "data_batch_2.bin", "UNREADABLE": "1.png"}
+    for name, file in halved.items():
+        whole = (folders[name] / file).read_bytes()
+        (folders[name] / file).write_bytes(whole[: len(whole) // 2])
+    return folders
+
+
+PREPARE = ["data", "prepare", "--data_dir", "DATA"]
 TRAIN = ["train", "--config", "digits:smoke", "--workdir", "WORKDIR"]
 SAMPLE = ["sample", "--workdir", "TRAINED", "--out", "OUT"]
 
@@ -81,9 +113,20 @@ SAMPLE = ["sample", "--workdir", "TRAINED", "--out", "OUT"]
         ([*TRAIN, "--config.model.num_classes=7"], "model.num_classes=7, but digits has 10 classes"),
         ([*TRAIN, "--config.training.accumulate=3"], "training.accumulate=3 does not divide"),
         (
-            [*TRAIN, "--config.optimizer.warmup_steps=0", "--config.optimizer.decay_steps=1"],
-            "the learning rate falls to 0 before step training.num_steps=2",
+            [*TRAIN, "--config.optimizer.warmup_steps=5", "--config.optimizer.decay_steps=5"],
+            "decay_steps=5 must be above",
         ),
+        ([*TRAIN, "--config.diffusion.variance_type=fixed_large"], "unknown config key diffusion.variance_type"),
+        ([*TRAIN, "--config.diffusion.weighting=elbow"], "weighting='elbow' is unknown; did you mean 'elbo'"),
+        (["train", "--config", "digits:smoke", "--workdir="], "--workdir is empty"),
+        (["train", "--config", "digits:smoke", "--workdir", "FILE"], "--workdir FILE can't be written to"),
+        (["train", "--config", "digits:smoke", "--workdir", "FILE/in"], "--workdir FILE/in can't be written to"),
+        (
+            ["train", "--config", "digits:smoke", "--config.training.num_steps=1", "--workdir", "TRAINED"],
+            "is at step 2, past",
+        ),
+        (["sample", "--workdir", "FILE", "--out", "OUT"], "is not the workdir of a run"),
+        (["sample", "--workdir", "TRAINED", "--out="], "--out is empty"),
         ([*TRAIN, "--bogus"], "bogus"),
         ([*TRAIN, "word"], "'word'"),
         (["train", "--config", "digits:smoke", "--config.seed=1", "--workdir", "TRAINED"], "seed: 0 -> 1"),
@@ -97,18 +140,40 @@ SAMPLE = ["sample", "--workdir", "TRAINED", "--out", "OUT"]
         ([*SAMPLE, "--seed", "-1"], "seed=-1"),
         ([*SAMPLE, "--num", "many"], "many"),
         (["sample", "--workdir", "TRAINED", "--out", "/proc/nothing"], "--out /proc/nothing can't be"),
-        (["data", "prepare", "mnistt"], "mnist"),
+        (["data"], "marble data: the following arguments are required: command"),
+        (["data", "foo"], "'foo'"),
+        (["data", "prepare"], "marble data prepare: the following arguments are required: NAME"),
+        (["data", "prepare", "mnist", "--foo"], "--foo"),
+        ([*PREPARE, "mnistt"], "mnist"),
+        ([*PREPARE, "mnist", "--source", ""], "the source is empty: give the folder of the originals of mnist"),
+        ([*PREPARE, "mnist", "--source", "CUT_IDX"], "train-images-idx3-ubyte has 3080 bytes where"),
+        ([*PREPARE, "cifar10", "--source", "CUT_CIFAR"], "data_batch_2.bin has 1536 bytes, not a multiple of 3073"),
+        ([*PREPARE, "image_folder", "--source", "UNREADABLE"], "1.png is not a readable image"),
+        ([*PREPARE, "image_folder", "--source", "HELD"], "has test/ but no train/"),
+        (
+            [
+                *TRAIN,
+                "--config.data.name=image_folder",
+                "--config.data.source=SEVERAL_SIZES",
+                "--config.data.data_dir=DATA",
+            ],
+            "0.png is 9x9 (width x height) and 1.png is 8x8 (width x height); give an image_size",
+        ),
     ],
 )
-def test_bad_input_gets_one_line_and_status_2(words, message, trained, tmp_path, capsys):
-    places = {"WORKDIR": tmp_path / "new", "TRAINED": trained, "OUT": tmp_path / "out"}
+def test_bad_input_gets_one_line_and_status_2(words, message, trained, damaged, tmp_path, capsys):
+    places = {"WORKDIR": tmp_path / "new", "TRAINED": trained, "OUT": tmp_path / "out", "DATA": tmp_path / "data"}
+    places |= damaged | {"FILE": tmp_path / "file"}
+    (tmp_path / "file").write_text("")
     for name, path in places.items():
         words = [word.replace(name, str(path)) for word in words]
+        message = message and message.replace(name, str(path))
     before = sorted(path.name for path in trained.rglob("*"))
     assert main(words) == 2
     if message is not None:
         assert message in line(capsys)
     assert not (tmp_path / "new").exists()
+    assert not list((tmp_path / "data").glob(".preparing-*"))
     assert sorted(path.name for path in trained.rglob("*")) == before
 
 
@@ -126,11 +191,41 @@ def test_sample_writes_what_it_says(trained, tmp_path):
     np.testing.assert_array_equal(np.load(out / "samples.npz")["arr_0"], images[3:7])
 
 
-def test_raw_params_are_others(trained, tmp_path):
-    for name, flags in (("ema", []), ("raw", ["--raw_params"])):
-        assert main(["sample", "--workdir", str(trained), "--num", "2", "--out", str(tmp_path / name), *flags]) == 0
-    ema, raw = (np.load(tmp_path / name / "samples.npz")["arr_0"] for name in ("ema", "raw"))
-    assert ema.shape == raw.shape
+def test_a_folder_in_the_place_of_the_images_is_found_before_sampling(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(builders, "load", None)
+    for name, flags in (("samples.png", []), ("samples.npz", []), ("trajectory.gif", ["--gif"])):
+        (tmp_path / name / name).mkdir(parents=True)
+        assert main(["sample", "--workdir", str(trained), "--out", str(tmp_path / name), *flags]) == 2
+        assert f"{name}/{name} is a folder; give another --out" in line(capsys)
+        assert [path.name for path in (tmp_path / name).iterdir()] == [name]
+
+
+def test_images_that_do_not_fit_on_the_disk_are_a_fault_that_names_them(trained, tmp_path, capsys):
+    words = ["sample", "--workdir", str(trained), "--num", "300", "--steps", "1", "--out", str(tmp_path / "out")]
+    assert main(words) == 0  # compiled programs are written to a cache, which has to fit
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    capsys.readouterr()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 * 1024, before[1]))
+    try:
+        assert main(words) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "out/samples.png (File too large): make room on its disk, or write to another folder" in line(capsys)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == whole
+
+
+@pytest.mark.parametrize(("flags", "field"), [([], "ema_params"), (["--raw_params"], "params")])
+def test_raw_params_are_the_last_ones(flags, field, trained, tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr(DiffusionPipeline, "sample", lambda pipe, *_, **__: used.append(pipe.params))
+    monkeypatch.setattr(pictures, "save_png", lambda *_: None)
+    monkeypatch.setattr(pictures, "save_npz", lambda *_: None)
+    assert main(["sample", "--workdir", str(trained), "--out", str(tmp_path / "out"), *flags]) == 0
+    _, state = final_state(trained)
+    jax.tree.map(np.testing.assert_array_equal, used[0], getattr(state, field))
+    difference = jax.tree.map(lambda one, other: np.abs(one - other).max(), state.params, state.ema_params)
+    assert max(jax.tree.leaves(difference)) > 0
 
 
 def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path, capsys):

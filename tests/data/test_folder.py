@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from marble.data.folder import digest, list_folder
+from marble.data.folder import digest, left_out, list_folder
 from marble.errors import InputError
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
@@ -53,6 +53,32 @@ def test_split_folders_share_their_class_names(tmp_path, write_folder):
     assert listed(tmp_path, "test") == [("test/0.png", 0, None)]
 
 
+@pytest.mark.parametrize("splits", [["test"], ["validation"], ["validation", "test"]])
+@pytest.mark.parametrize("beside", [False, True])
+def test_held_out_images_are_not_trained_on(tmp_path, write_folder, splits, beside):
+    for split in splits:
+        write_folder(tmp_path / split, IMAGES)
+    if beside:
+        write_folder(tmp_path, IMAGES)
+    with pytest.raises(InputError, match=f"has {'/ and '.join(splits)}/ but no train/: put"):
+        list_folder(tmp_path)
+
+
+def test_images_beside_the_splits_are_known_to_be_left_out(tmp_path, write_folder):
+    write_folder(tmp_path / "train", IMAGES)
+    write_folder(tmp_path / "test", IMAGES)
+    write_folder(tmp_path / ".hidden", IMAGES)
+    (tmp_path / "notes.txt").write_text("not an image")
+    assert left_out(list_folder(tmp_path)) == ()
+    write_folder(tmp_path, IMAGES[:1])
+    write_folder(tmp_path / "more" / "a", IMAGES[:2])
+    assert left_out(list_folder(tmp_path)) == ("0.png", "more/a/0.png", "more/a/1.png")
+
+
+def test_nothing_is_left_out_of_a_plain_folder(tmp_path, write_folder):
+    assert left_out(list_folder(write_folder(tmp_path, IMAGES))) == ()
+
+
 @pytest.mark.parametrize(
     "given, message",
     [
@@ -64,6 +90,10 @@ def test_split_folders_share_their_class_names(tmp_path, write_folder):
         (rows({"label": 0.5}), "line 1: label 0.5 is neither"),
         (rows({"label": ""}), "line 1: label '' is neither"),
         (rows({"label": 2**16}), "line 1: label 65536 is neither"),
+        (rows({"label": "\ud800"}), r"line 1: label '\\ud800' is neither"),
+        (rows({"label": "a\nb"}), r"line 1: label 'a\\nb' is neither a class name, of one line"),
+        (rows({"label": "a\x00b"}), r"line 1: label 'a\\x00b' is neither"),
+        (rows({"label": "a\x85b"}), r"line 1: label 'a\\x85b' is neither"),
         (rows({"text": 5}), "line 1: text 5 is not a string"),
         (rows({"text": "\ud800"}), "line 1: text .* is not a string of Unicode"),
         ([{"file_name": "0.png"}, {"file_name": "absent.png"}], r"line 2: there is no file .*absent\.png"),
@@ -75,6 +105,39 @@ def test_split_folders_share_their_class_names(tmp_path, write_folder):
 def test_wrong_metadata_are_named(tmp_path, write_folder, given, message):
     with pytest.raises(InputError, match=message):
         list_folder(write_folder(tmp_path, IMAGES, given))
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ('{"file_name": "0.png", "label": %s}' % ("9" * 4000), "line 1: label 9+[.]{3}9+ is neither"),
+        ('{"file_name": "0.png", "label": %s}' % ("9" * 5000), "line 1 has a number too long"),
+        (json.dumps({"file_name": "0.png", "label": "x" * 5000 + " "}), "line 1: label 'x+[.]{3}x+ ' is neither"),
+        (json.dumps({"file_name": "0.png", "text": ["x"] * 5000}), r"line 1: text \['x'.* is not a string"),
+        ("[" * 100_000, "line 1 has .* brackets too deep"),
+        (json.dumps({"file_name": "x" * 5000}), "line 1: there is no file 'x+[.]{3}x+' in "),
+    ],
+    ids=["4000 digits", "5000 digits", "long label", "long text", "brackets", "long name"],
+)
+def test_what_is_too_long_is_an_input_error_that_is_not(tmp_path, write_folder, line, message):
+    write_folder(tmp_path, IMAGES)
+    (tmp_path / "metadata.jsonl").write_text(line)
+    with pytest.raises(InputError, match=message) as raised:
+        list_folder(tmp_path)
+    assert len(str(raised.value)) < 300 + len(str(tmp_path))
+
+
+def test_metadata_that_are_a_folder_are_named(tmp_path, write_folder):
+    (write_folder(tmp_path, IMAGES) / "metadata.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"metadata\.jsonl can't be read \(Is a directory\)"):
+        list_folder(tmp_path)
+
+
+def test_a_file_name_that_is_no_text_is_named(tmp_path, write_folder):
+    write_folder(tmp_path, IMAGES)
+    os.rename(tmp_path / "0.png", os.fsencode(tmp_path) + b"/\x80.png")
+    with pytest.raises(InputError, match=r"the name '\\udc80\.png' is not Unicode: rename"):
+        list_folder(tmp_path)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path, write_folder):

@@ -109,12 +109,6 @@ def test_a_split_smaller_than_a_batch_is_evaluated():
     assert batch["image"].shape == (8, 2, 2, 1) and batch["mask"].sum() == 3
 
 
-def test_fewer_evaluation_batches_are_spread_over_the_split():
-    found = labels(eval_batches(held(100), batch_size=5, num_batches=2), 3)
-    np.testing.assert_array_equal(found, np.arange(0, 100, 10))
-    assert len(list(eval_batches(held(10), batch_size=5, num_batches=99))) == 2
-
-
 @KINDS
 def test_evaluation_is_the_same_for_any_number_of_processes(kind):
     whole = list(eval_batches(kind(11), batch_size=4))

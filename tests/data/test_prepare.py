@@ -1,4 +1,6 @@
+import gzip
 import hashlib
+import logging
 import subprocess
 import sys
 
@@ -193,6 +195,9 @@ def test_the_digits_need_nothing(data_dir):
         ("minst", {}, "unknown data set 'minst': did you mean 'mnist'"),
         ("mnist", {"source": "/no/such/folder"}, "there is no /no/such/folder: give the folder of the originals"),
         ("image_folder", {}, "nothing to download: run `marble data prepare image_folder --source DIR`"),
+        ("mnist", {"source": ""}, "the source is empty: give the folder of the originals of mnist"),
+        ("digits", {"source": ""}, "the source is empty"),
+        ("mnist", {"source": "x" * 5000}, r"cannot read x{100} \(File name too long\): give the folder"),
         ("digits", {"source": "."}, r"has no originals: leave the source \. out"),
         ("tfds:mnist", {}, "tfds:mnist is not marble's to prepare"),
     ],
@@ -201,6 +206,61 @@ def test_wrong_input_is_named(data_dir, name, options, message):
     with pytest.raises(InputError, match=message):
         prepare(name, data_dir=data_dir, **options)
     assert not data_dir.exists()
+
+
+def test_an_empty_data_folder_is_named():
+    with pytest.raises(InputError, match="the data_dir is empty"):
+        prepare("mnist", data_dir="")
+
+
+def test_images_beside_train_are_warned_of(data_dir, tmp_path, write_folder, caplog):
+    images = np.random.default_rng(12).integers(0, 256, (2, 5, 5, 3), dtype=np.uint8)
+    write_folder(tmp_path / "folder" / "train", images)
+    with caplog.at_level(logging.WARNING, logger="marble"):
+        prepare("image_folder", source=tmp_path / "folder", data_dir=data_dir)
+        assert caplog.messages == []
+        write_folder(tmp_path / "folder", images)
+        assert prepare("image_folder", source=tmp_path / "folder", data_dir=data_dir).splits == {"train": 2}
+    (said,) = caplog.messages
+    assert "images beside train/ are left out (2, as 0.png): move them into train/" in said
+
+
+def test_packed_originals_that_are_not_the_published_ones_are_warned_of(
+    data_dir, tmp_path, write_mnist, monkeypatch, caplog
+):
+    originals = write_mnist(tmp_path / "originals", zipped=True)
+    serve_mnist(monkeypatch, originals, "http://127.0.0.1:1/")
+    monkeypatch.setitem(PUBLISHED, "fashion_mnist", [file._replace(md5="0" * 32) for file in PUBLISHED["mnist"]])
+    with caplog.at_level(logging.WARNING, logger="marble"):
+        prepare("mnist", source=originals, data_dir=data_dir)
+        assert caplog.messages == []
+        prepare("fashion_mnist", source=originals, data_dir=data_dir)
+    assert len(caplog.messages) == 4
+    assert all("of fashion_mnist: it is a file of mnist" in said for said in caplog.messages)
+    caplog.clear()
+    labels = originals / "t10k-labels-idx1-ubyte.gz"
+    labels.write_bytes(gzip.compress(gzip.decompress(labels.read_bytes()), 1))
+    prepare("mnist", source=originals, data_dir=data_dir)
+    (said,) = caplog.messages
+    assert f"{labels} is not the published {labels.name} of mnist: its MD5 sum is" in said
+
+
+def test_nothing_is_said_of_unpacked_originals(data_dir, tmp_path, write_mnist, write_cifar10, caplog):
+    write_mnist(tmp_path / "originals", zipped=True)
+    prepare("mnist", source=write_mnist(tmp_path / "originals"), data_dir=data_dir)
+    prepare("cifar10", source=write_cifar10(tmp_path / "bin"), data_dir=data_dir)
+    assert caplog.messages == []
+
+
+def test_a_cifar10_archive_that_is_not_the_published_one_is_warned_of(
+    data_dir, tmp_path, write_cifar10_archive, caplog
+):
+    archive = write_cifar10_archive(tmp_path / "packed")
+    for source in (archive, archive.parent):
+        prepare("cifar10", source=source, data_dir=data_dir)
+    assert [said.partition(" of cifar10")[0] for said in caplog.messages] == [
+        f"{archive} is not the published {archive.name}"
+    ] * 2
 
 
 def test_a_data_folder_that_cannot_be_written_is_named(tmp_path, write_mnist):

@@ -1,6 +1,8 @@
 """The first line of a run."""
 
 import logging
+import subprocess
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,12 +17,58 @@ def test_the_first_line_names_the_devices(caplog):
     assert "8 x cpu" in caplog.records[0].getMessage()
 
 
-def test_an_accelerator_that_is_not_used_is_warned_of(caplog, monkeypatch):
-    monkeypatch.setattr(devices.shutil, "which", lambda name: "/bin/" + name)
-    monkeypatch.delenv("JAX_PLATFORMS")
-    with caplog.at_level(logging.INFO, logger="marble"):
+@pytest.fixture
+def smi(tmp_path, monkeypatch):
+    """smi(text): what `nvidia-smi` prints from now on; None for one that fails."""
+
+    def fake(text):
+        path = tmp_path / "nvidia-smi"
+        path.write_text("#!/bin/sh\nexit 9\n" if text is None else f"#!/bin/sh\necho '{text}'\n")
+        path.chmod(0o755)
+
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return fake
+
+
+def warnings(caplog):
+    with caplog.at_level(logging.WARNING, logger="marble"):
         devices.log_devices()
-    assert "NVIDIA GPU is present" in caplog.text and "marble[cuda13]" in caplog.text
+    return caplog.messages
+
+
+@pytest.mark.parametrize(("cuda", "extra"), [("12.4", "cuda12"), ("13.0", "cuda13")])
+def test_an_accelerator_that_is_not_used_is_warned_of(caplog, monkeypatch, smi, cuda, extra):
+    smi(f"| Driver Version: 1.2   CUDA Version: {cuda} |")
+    assert warnings(caplog) == []
+    monkeypatch.delenv("JAX_PLATFORMS")
+    assert warnings(caplog) == [f"an NVIDIA GPU is present but jax does not see it: install marble[{extra}]"]
+
+
+def test_a_driver_that_fails_is_not_warned_of(caplog, monkeypatch, smi):
+    smi(None)
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    monkeypatch.setattr(devices.glob, "glob", lambda pattern: [])
+    assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("pattern", ["/dev/accel[0-9]*", "/dev/vfio/[0-9]*"])
+def test_a_tpu_that_is_not_used_is_warned_of(caplog, monkeypatch, smi, pattern):
+    smi(None)
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setattr(devices.glob, "glob", lambda asked: ["one"] if asked == pattern else [])
+    assert warnings(caplog) == ["a TPU is present but jax does not see it: install marble[tpu]"]
+
+
+@pytest.mark.parametrize("text", [None, "CUDA Version: 12.9", "CUDA Version: 13.1", "CUDA Version: 10.2", "N/A"])
+@pytest.mark.parametrize("tpu", ["", "a-tpu"])
+def test_the_launch_scripts_name_the_same_extra(monkeypatch, smi, text, tpu):
+    smi(text)
+    monkeypatch.setenv("TPU_NAME", tpu)
+    script = Path(__file__).parents[2] / "launch" / "environment.sh"
+    ask = f'source <(sed -n "/^accelerator_extra/,/^}}/p" {script}); declare -F accelerator_extra; accelerator_extra'
+    said = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True).stdout.split()
+    assert said == ["accelerator_extra", *filter(None, [devices.accelerator_extra()])]
 
 
 @pytest.mark.parametrize("gradients", [True, False])

@@ -1,9 +1,13 @@
 """Pictures: every pixel in its place."""
 
+import resource
+
 import numpy as np
+import pytest
 from PIL import Image
 
-from marble.pipelines.pictures import grid, save_gif, save_npz, save_png
+from marble.errors import RunError
+from marble.pipelines.pictures import grid, replacing, save_gif, save_npz, save_png
 
 
 def images(count, channels=1):
@@ -37,3 +41,28 @@ def test_gif_has_every_frame(tmp_path):
 def test_npz_is_what_the_adm_evaluator_reads(tmp_path):
     save_npz(tmp_path / "a.npz", images(4))
     np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["arr_0"], images(4))
+
+
+@pytest.fixture
+def full_disk():
+    """No file gets longer than 1,000 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.png", "a.gif"])
+def test_what_cannot_be_written_is_named_and_leaves_the_old_file_alone(tmp_path, full_disk, name):
+    path, many = tmp_path / name, images(400)
+    path.write_bytes(b"old")
+    with pytest.raises(RunError, match=rf"cannot write .*{name} \(File too large\): make room"):
+        {"npz": save_npz, "png": save_png, "gif": lambda *a: save_gif(a[0], a[1][None])}[path.suffix[1:]](path, many)
+    assert [file.name for file in tmp_path.iterdir()] == [name] and path.read_bytes() == b"old"
+
+
+def test_an_interruption_while_writing_leaves_nothing_and_stays_what_it_is(tmp_path):
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a.png") as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []

@@ -125,6 +125,33 @@ def test_t_out_of_range_is_refused(pipe, t):
         pipe.denoise(np.zeros((3, 8, 8, 1), np.float32), t)
 
 
+def test_numpy_s_integers_are_whole_numbers(pipe):
+    np.testing.assert_array_equal(pipe.sample(np.int64(2), seed=np.uint32(3)), pipe.sample(2, seed=3))
+
+
+@pytest.mark.parametrize(
+    ("x_t", "t", "message"),
+    [
+        (np.zeros((2, 8, 8, 3), np.float32), 0, r"x_t of shape \[2, 8, 8, 3\] must be \[b, 8, 8, 1\]"),
+        (np.zeros((2, 8, 8, 1), np.float32), [1, 2, 3], r"t of shape \[3\] must be one step"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(pipe, x_t, t, message):
+    with pytest.raises(InputError, match=message):
+        pipe.denoise(x_t, t)
+
+
+def test_denoise_takes_the_labels_that_sample_takes(conditional):
+    x_t = np.zeros((2, 8, 8, 1), np.float32)
+    null = conditional.denoise(x_t, 3)
+    np.testing.assert_array_equal(conditional.denoise(x_t, 3, {"label": np.array([3, 3])}).eps, null.eps)
+    assert not np.allclose(conditional.denoise(x_t, 3, {"label": 1}).eps, null.eps)
+    with pytest.raises(InputError, match="not a class"):
+        conditional.denoise(x_t, 3, {"label": np.array([4, 0])})
+    with pytest.raises(InputError, match="trained with labels only"):
+        pipeline(num_classes=3).denoise(x_t, 3)
+
+
 def test_labels_choose_the_class(conditional):
     ones, mixed = conditional.sample(3, labels=1), conditional.sample(3, labels=[0, 1, 2])
     np.testing.assert_array_equal(ones[1], mixed[1])
@@ -196,6 +223,12 @@ def test_guidance_needs_a_conditional_model(pipe):
         ({"num": 4, "seed": -1}, "seed=-1"),
         ({"num": 4, "first": 2**32}, "first=4294967296"),
         ({"num": 4, "batch_size": 0}, "batch_size=0"),
+        ({"num": True}, "num=True must be a whole number"),
+        ({"num": 2.5}, "num=2.5 must be a whole number"),
+        ({"num": 4, "seed": "a"}, "seed='a' must be a whole number"),
+        ({"num": 4, "steps": 2.5}, "steps=2.5 must be a whole number"),
+        ({"num": 4, "first": 1.5}, "first=1.5 must be a whole number"),
+        ({"num": 4, "num_frames": -1}, "num_frames=-1 must be at least 0"),
     ],
 )
 def test_values_out_of_range_are_refused(pipe, options, message):

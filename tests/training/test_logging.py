@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from marble.training.logging import MetricsWriter
 
 
@@ -24,6 +26,13 @@ def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 10, "loss": 1.0}\n{"step": 20, "lo')
     MetricsWriter(str(tmp_path), step=20).close()
     assert lines(tmp_path) == [{"step": 10, "loss": 1.0}]
+
+
+@pytest.mark.parametrize("line", [b"\xff", b'{"step": "2"}', b'{"step": null}', b"[]", b"{}"])
+def test_a_damaged_line_is_dropped(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 10, "loss": 1.0}\n' + line + b'\n{"step": 20, "loss": 2.0}\n')
+    MetricsWriter(str(tmp_path), step=20).close()
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20]
 
 
 def test_scalars_reach_tensorboard(tmp_path):

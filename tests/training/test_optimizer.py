@@ -16,11 +16,11 @@ def test_it_rises_to_its_value_and_stays(warmup_steps):
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 5])
-def test_it_falls_along_half_a_cosine_to_zero(warmup_steps):
+def test_it_falls_along_half_a_cosine_to_a_hundredth(warmup_steps):
     rate, end = warmup_decay(2.0, warmup_steps, 15), 15
     steps = np.arange(warmup_steps, end + 5)
-    expected = 1 + np.cos(np.pi * np.minimum((steps - warmup_steps) / (end - warmup_steps), 1))
-    np.testing.assert_allclose([rate(step) for step in steps], expected, atol=1e-6)
+    cosine = 0.5 + 0.5 * np.cos(np.pi * np.minimum((steps - warmup_steps) / (end - warmup_steps), 1))
+    np.testing.assert_allclose([rate(step) for step in steps], 0.02 + 1.98 * cosine, atol=1e-6)
 
 
 @pytest.mark.parametrize("values", [(0.0,), (float("inf"),), (1.0, -1), (1.0, 5, 5), (1.0, 0, 0)])

@@ -2,15 +2,17 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import NoReturn
 
 from marble.data.catalogue import NAMES
 from marble.data.prepare import Prepared, prepare
+from marble.errors import InputError
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the words after `marble data`, prints what is there now, and returns the exit status 0.
 
-    Raises InputError and RunError as `marble.data.prepare.prepare` does; usage errors exit with status 2.
+    Raises InputError and RunError as `marble.data.prepare.prepare` does, and InputError for wrong usage.
     """
     arguments = _parser().parse_args(argv)
     prepared = prepare(arguments.name, source=arguments.source, data_dir=arguments.data_dir)
@@ -27,8 +29,15 @@ def describe(prepared: Prepared) -> str:
     return f"{prepared.name}: {done}: {splits} in {prepared.directory}"
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse would print its own two lines and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="marble data", description="Data sets for training.")
+    parser = _Parser(prog="marble data", description="Data sets for training.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("prepare", help="write a data set for training, once")
     command.add_argument("name", metavar="NAME", help=f"one of {', '.join(NAMES)}")

@@ -1,7 +1,9 @@
 """Command-line flags in absl's conventions, with marble's errors and exit status."""
 
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -24,6 +26,9 @@ def parse(command: str, doc: str, argv: list[str], define: Callable[[flags.FlagV
         rest = values([f"marble {command}", *argv])[1:]
     except flags.Error as error:
         raise InputError(" ".join(str(error).split())) from error
+    for name in values:
+        if values[name].value == "":
+            raise InputError(f"--{name} is empty: give a value, or leave it out")
     if rest:
         raise InputError(f"marble {command} takes flags only, but was given {' '.join(rest)!r}")
     return values
@@ -43,3 +48,17 @@ def overridden(config: ConfigDict, words: list[str]) -> ConfigDict:
     except (flags.Error, TypeError, ValueError) as error:
         raise InputError(f"{' '.join(words)}: {' '.join(str(error).split())}") from error
     return values.config
+
+
+def check_writable(flag: str, path: str, names: Sequence[str] = ()) -> None:
+    """InputError unless files of these names can be written in that folder, or in the one where it is to be made."""
+    folder = Path(path).absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise InputError(f"--{flag} {path} can't be written to: {existing}: {error.strerror}") from error
+    for name in names:
+        if (folder / name).is_dir():
+            raise InputError(f"--{flag} {path} can't be written to: {folder / name} is a folder; give another --{flag}")

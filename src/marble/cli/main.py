@@ -94,5 +94,15 @@ class BarHandler(logging.Handler):
         sys.stderr.flush()
 
 
+def run() -> None:
+    """The program: main, without waiting, after a fault, for threads that a failed save may have left behind."""
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status == 1:
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

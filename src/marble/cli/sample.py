@@ -7,12 +7,11 @@ reverse process from noise to image. Image i depends on the seed and i alone: --
 """
 
 import logging
-import tempfile
 from pathlib import Path
 
 from absl import flags
 
-from marble.cli.flags import parse
+from marble.cli.flags import check_writable, parse
 from marble.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -46,7 +45,8 @@ def main(argv: list[str]) -> int:
     values = parse("sample", __doc__, argv, define)
     if values.workdir is None:
         raise InputError("--workdir is missing: give the folder of a training run")
-    check_writable(values.out)
+    written = ["samples.png", "samples.npz", *(["trajectory.gif"] if values.gif else [])]
+    check_writable("out", values.out, written)
     from marble.builders import load
     from marble.parallel import explained_memory_error, log_devices
     from marble.pipelines import pictures
@@ -76,12 +76,10 @@ def main(argv: list[str]) -> int:
     images, frames = drawn if values.gif else (drawn, None)
     out = Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
-    written = ["samples.png", "samples.npz"]
     pictures.save_png(out / "samples.png", images)
     pictures.save_npz(out / "samples.npz", images)
     if frames is not None:
         pictures.save_gif(out / "trajectory.gif", frames.x)
-        written.append("trajectory.gif")
     logger.info("wrote %s", ", ".join(str(out / name) for name in written))
     return 0
 
@@ -92,14 +90,3 @@ def numbers(flag: str, values: list[str] | None) -> list[float] | None:
         return None if values is None else [float(value) for value in values]
     except ValueError as error:
         raise InputError(f"--{flag}={','.join(values)} must be numbers with commas between them") from error
-
-
-def check_writable(path: str) -> None:
-    """InputError unless files can be written in that folder, or in the one where it is to be made."""
-    folder = Path(path).absolute()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise InputError(f"--out {path} can't be written to: {existing}: {error.strerror}") from error

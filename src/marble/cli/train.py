@@ -11,7 +11,7 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
-from marble.cli.flags import overridden, parse
+from marble.cli.flags import check_writable, overridden, parse
 from marble.config import load_config
 from marble.errors import InputError
 from marble.training.interruption import EXIT_RESTART, Interrupted, Interruption
@@ -48,6 +48,8 @@ def _train(argv: list[str], interruption: Interruption) -> int:
         raise InputError("--config is missing: give a config file, or the name of a shipped one")
     if values.workdir is None and not values.print_config:
         raise InputError("--workdir is missing: give the folder for the run")
+    if values.workdir is not None and "://" not in values.workdir:
+        check_writable("workdir", values.workdir)
     config = configured(values.config, changes)
     if values.print_config:
         print(json.dumps(config.to_dict(), indent=2))
@@ -68,7 +70,13 @@ def _train(argv: list[str], interruption: Interruption) -> int:
 
 def configured(name: str, changes: list[str]) -> ConfigDict:
     """The complete config of that name with the changes of the command line."""
-    from marble.builders import complete
+    from marble.builders import NAMES, complete
 
-    config = complete(load_config(name))
-    return complete(overridden(config, changes))
+    config = load_config(name)
+    for word in changes:  # names first: what one stands for says which other keys its section has
+        key, _, value = word.removeprefix("--config.").partition("=")
+        section, _, field = key.partition(".")
+        if field in NAMES.get(section, {}) and section in config:
+            with config.unlocked():
+                config[section][field] = value
+    return complete(overridden(complete(config), changes))

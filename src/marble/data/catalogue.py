@@ -39,6 +39,8 @@ def check_name(name: str) -> None:
 
 def data_root(data_dir: str | Path | None) -> Path:
     """The folder of all prepared data sets: $TFDS_DATA_DIR or ~/tensorflow_datasets where none is given."""
+    if data_dir == "":
+        raise InputError("the data_dir is empty: give the folder where data sets are kept, or leave it out")
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().absolute()
 
 

@@ -55,7 +55,7 @@ def download(files: Sequence[Published], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         target = folder / file.name
-        if not (target.is_file() and _md5(target) == file.md5):
+        if not (target.is_file() and md5(target) == file.md5):
             _fetch(file, target)
     return folder
 
@@ -71,7 +71,7 @@ def _fetch(file: Published, target: Path) -> None:
             except (OSError, HTTPException) as error:
                 failures.append(f"{host}: {error}")
                 continue
-            found = _md5(part)
+            found = md5(part)
             if found == file.md5:
                 part.replace(target)
                 return
@@ -93,6 +93,7 @@ def _copy(url: str, part: Path) -> None:
             shutil.copyfileobj(response, sink, CHUNK_BYTES)
 
 
-def _md5(path: Path) -> str:
+def md5(path: Path) -> str:
+    """The MD5 sum of a file, as it is published: 32 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()

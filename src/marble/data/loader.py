@@ -55,22 +55,19 @@ def eval_batches(
     examples: Examples,
     *,
     batch_size: int,
-    num_batches: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[HostBatch]:
-    """This process's parts of one pass in order over the examples, or of `num_batches` global batches.
+    """This process's parts of one pass in order over the examples.
 
-    A smaller number of batches takes examples evenly spaced over the split, for splits are often sorted by class.
     Yields train_batches' arrays and `mask` [b/P] float32: 1 for an example, 0 for padding of the last batch.
     """
     part = _part(batch_size, process_index, process_count)
-    full_pass = -(-len(examples) // batch_size)
-    steps = full_pass if num_batches is None else min(num_batches, full_pass)
-    count = min(steps * batch_size, len(examples))
+    count = len(examples)
+    steps = -(-count // batch_size)
 
     def example_at(step: int, index: int) -> int:
-        return min(step * batch_size + index, count - 1) * len(examples) // count
+        return min(step * batch_size + index, count - 1)
 
     batches = itertools.islice(_batches(examples, example_at, part, 0), steps)
     positions = (step * batch_size + part for step in itertools.count())

@@ -18,6 +18,7 @@ import numpy as np
 from marble.errors import InputError
 
 NUM_CLASSES = 10
+IDX_KINDS = {"images": "idx3-ubyte", "labels": "idx1-ubyte"}
 CIFAR10_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 CIFAR10_TEST = "test_batch.bin"
 CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
@@ -65,6 +66,15 @@ def read_cifar10(source: Path) -> dict[str, Pixels]:
     return {"train": _cifar10_pixels(train), "test": _cifar10_pixels(records[CIFAR10_TEST])}
 
 
+def packed_files(name: str, source: Path) -> dict[str, Path]:
+    """Those files of the originals of `name` in `source` that are read packed, by the names they were published by."""
+    if name == "cifar10":
+        folders, archive = _cifar10_places(source)
+        return {} if folders else {CIFAR10_ARCHIVE: archive}
+    found = [_find_idx(source, prefix, part) for prefix in ("train", "t10k") for part in IDX_KINDS]
+    return {path.name.replace(".idx", "-idx"): path for path in found if path.suffix == ".gz"}
+
+
 def read_idx(path: Path, *, ndim: int) -> np.ndarray:
     """The array of unsigned bytes with `ndim` axes in an idx file, gzipped where the name ends in .gz."""
     content = _gunzip(path) if path.suffix == ".gz" else path.read_bytes()
@@ -87,8 +97,7 @@ def read_idx(path: Path, *, ndim: int) -> np.ndarray:
 
 
 def _idx_split(folder: Path, prefix: str) -> Pixels:
-    image_path = _find_idx(folder, f"{prefix}-images", "idx3-ubyte")
-    label_path = _find_idx(folder, f"{prefix}-labels", "idx1-ubyte")
+    image_path, label_path = (_find_idx(folder, prefix, part) for part in IDX_KINDS)
     image, label = read_idx(image_path, ndim=3), read_idx(label_path, ndim=1)
     if len(image) != len(label) or not len(image):
         raise InputError(
@@ -99,8 +108,8 @@ def _idx_split(folder: Path, prefix: str) -> Pixels:
     return Pixels(image[..., None], label)
 
 
-def _find_idx(folder: Path, stem: str, kind: str) -> Path:
-    names = [f"{stem}{dot}{kind}{gz}" for gz in ("", ".gz") for dot in ("-", ".")]
+def _find_idx(folder: Path, prefix: str, part: str) -> Path:
+    names = [f"{prefix}-{part}{dot}{IDX_KINDS[part]}{gz}" for gz in ("", ".gz") for dot in ("-", ".")]
     found = [folder / name for name in names if (folder / name).is_file()]
     if not found:
         raise InputError(f"{folder} has no {names[0]} (nor {', '.join(names[1:])}): give the folder of the originals")
@@ -124,8 +133,7 @@ def _check_labels(name: str, label: np.ndarray) -> None:
 
 def _cifar10_files(source: Path) -> Mapping[str, bytes]:
     names = (*CIFAR10_TRAIN, CIFAR10_TEST)
-    folders = [f for f in (source, source / "cifar-10-batches-bin") if any((f / name).is_file() for name in names)]
-    archive = source if source.is_file() else source / CIFAR10_ARCHIVE
+    folders, archive = _cifar10_places(source)
     if folders:
         missing = [name for name in names if not (folders[0] / name).is_file()]
         files = {name: (folders[0] / name).read_bytes() for name in names if name not in missing}
@@ -137,6 +145,13 @@ def _cifar10_files(source: Path) -> Mapping[str, bytes]:
     if missing:
         raise InputError(f"{source} has no {', '.join(missing)}: fetch the binary version of CIFAR-10 again")
     return files
+
+
+def _cifar10_places(source: Path) -> tuple[list[Path], Path]:
+    """The folders that hold unpacked batches, and where the archive is if there are none."""
+    names = (*CIFAR10_TRAIN, CIFAR10_TEST)
+    folders = [f for f in (source, source / "cifar-10-batches-bin") if any((f / name).is_file() for name in names)]
+    return folders, (source if source.is_file() else source / CIFAR10_ARCHIVE)
 
 
 def _unpack(archive: Path, names: tuple[str, ...]) -> dict[str, bytes]:

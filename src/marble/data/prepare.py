@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from marble.data import catalogue, digits, folder, originals
-from marble.data.download import PUBLISHED, download
+from marble.data.download import PUBLISHED, download, md5
 from marble.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
+
+logger = logging.getLogger(__name__)
 
 MakeBuilder = Callable[..., "DatasetBuilder"]
 """From keywords `origin`, where the originals are from, and `data_dir`, where to write."""
@@ -41,6 +44,8 @@ def prepare(name: str, *, source: str | Path | None = None, data_dir: str | Path
     can't be downloaded or the copy can't be written; nothing half-prepared is left behind.
     """
     catalogue.check_name(name)
+    if source == "":
+        raise InputError(f"the source is empty: give the folder of the originals of {name}, or leave it out")
     if name == catalogue.EMBEDDED:
         if source is not None:
             raise InputError(f"{name} is a part of scikit-learn and has no originals: leave the source {source} out")
@@ -68,14 +73,46 @@ def _given(name: str, source: Path) -> tuple[str, str, MakeBuilder]:
     """Key, origin and builder of the user's originals."""
     from marble.data import builders
 
-    if not source.exists():
-        raise InputError(f"there is no {source}: give the folder of the originals of {name}")
+    _check_exists(name, source)
     origin = str(source.resolve())
     if name == catalogue.FOLDER:
         listing = folder.list_folder(source)
+        _warn_of_images_left_out(listing)
         return folder.digest(listing), origin, partial(builders.MarbleImageFolder, listing)
     pixels = _read_originals(name, source)
+    _warn_of_other_originals(name, source)
     return _digest(pixels), origin, partial(builders.PIXELS[name], pixels)
+
+
+def _check_exists(name: str, source: Path) -> None:
+    try:
+        source.stat()
+    except FileNotFoundError as error:
+        raise InputError(f"there is no {source}: give the folder of the originals of {name}") from error
+    except OSError as error:
+        reason, spelled = error.strerror, str(source)[:100]
+        raise InputError(f"cannot read {spelled} ({reason}): give the folder of the originals of {name}") from error
+
+
+def _warn_of_images_left_out(listing: folder.Folder) -> None:
+    names = folder.left_out(listing)
+    if names:
+        remedy = "move them into train/ to train on them"
+        logger.warning(
+            "%s: images beside train/ are left out (%d, as %s): %s", listing.path, len(names), names[0], remedy
+        )
+
+
+def _warn_of_other_originals(name: str, source: Path) -> None:
+    """Of packed originals alone: no sums are published of unpacked ones."""
+    packed = originals.packed_files(name, source)
+    names = {file.md5: other for other, files in PUBLISHED.items() for file in files}
+    for file in PUBLISHED[name]:
+        path = packed.get(file.name)
+        found = file.md5 if path is None else md5(path)
+        if found != file.md5:
+            whose = f"it is a file of {names[found]}" if found in names else f"its MD5 sum is {found}, not {file.md5}"
+            logger.warning("%s is not the published %s of %s: %s", path, file.name, name, whose)
 
 
 def _published(name: str, root: Path) -> tuple[str, str, MakeBuilder]:

@@ -10,6 +10,8 @@ from marble.data.prepare import num_examples, prepare
 from marble.errors import InputError
 
 LEVELS = 256
+CONTENT = "images "
+"""How `Source.originals` begins where it is a digest of the images themselves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +19,8 @@ class Source:
     """A data set: its name, number of levels (256; 17 for the digits), image shape (h, w, c), classes and splits.
 
     `num_classes` and `class_names` are None where there are no labels; `splits` has each split's number of examples.
-    `originals` names what the copy was made of: a digest or a version, another one for other originals.
+    `originals` names what the copy was made of: a digest or a version, another one for other originals. Where it starts
+    with CONTENT it is a digest of the images themselves, and another one is proof of other images.
     """
 
     name: str
@@ -98,6 +101,14 @@ def _open_prepared(name: str, directory: Path, image_size: int | None) -> Source
         num_classes=None if names is None else len(names),
         class_names=names,
         splits=num_examples(directory),
-        originals=directory.name if name.startswith(catalogue.TFDS_PREFIX) else directory.parent.name,
+        originals=_originals(name, directory),
         load=lambda split: stored.read_split(builder, split, shape=shape, image_size=image_size),
     )
+
+
+def _originals(name: str, directory: Path) -> str:
+    if name.startswith(catalogue.TFDS_PREFIX):
+        return directory.name
+    key = directory.parent.name
+    of_pixels = name != catalogue.FOLDER and key != catalogue.PUBLISHED_KEY
+    return f"{CONTENT}{key}" if of_pixels else key

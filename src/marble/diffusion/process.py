@@ -10,7 +10,8 @@ steps they are equations 6 and 7 of Ho et al. 2020. With r = SNR_t / SNR_s, the 
 
     1 - r = -expm1(log_snr_t - log_snr_s),
 
-the share of the noise at t that is not yet there at s. This form does not cancel; 1 - alpha_t^2 / alpha_s^2 does.
+the share of the noise at t that is not yet there at s. Near the clean end, where 1 - alpha_t^2 / alpha_s^2 loses its
+digits, this form keeps them.
 """
 
 from typing import Literal, NamedTuple, get_args

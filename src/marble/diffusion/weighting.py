@@ -8,6 +8,7 @@ import numpy as np
 
 from marble.diffusion.process import VarianceType
 from marble.diffusion.schedules import Schedule
+from marble.errors import InputError
 
 
 def simple(schedule: Schedule) -> np.ndarray:
@@ -29,5 +30,7 @@ def reverse_variance(schedule: Schedule, variance_type: VarianceType) -> np.ndar
     """The variance v_t [T] of each step of the full reverse chain, with beta~_1 at step 0 in place of 0."""
     betas, sigma_squared = np.asarray(schedule.betas), np.asarray(schedule.sigma) ** 2
     small = betas[1:] * sigma_squared[:-1] / sigma_squared[1:]
-    later = {"fixed_small": small, "fixed_large": betas[1:]}[variance_type]
-    return np.concatenate([small[:1], later])
+    later = {"fixed_small": small, "fixed_large": betas[1:]}
+    if variance_type not in later:
+        raise InputError(f"variance_type {variance_type!r} is not one of {', '.join(later)}")
+    return np.concatenate([small[:1], later[variance_type]])

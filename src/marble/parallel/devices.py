@@ -5,7 +5,8 @@ import functools
 import glob
 import logging
 import os
-import shutil
+import re
+import subprocess
 from collections.abc import Iterator
 
 import jax
@@ -20,18 +21,34 @@ def log_devices() -> None:
     devices = jax.local_devices()
     kinds = ", ".join(sorted({device.device_kind for device in devices}))
     logger.info("running on %d x %s (%s), jax %s", len(devices), kinds, jax.default_backend(), jax.__version__)
-    unused = idle_accelerator()
-    if unused and jax.default_backend() == "cpu" and os.environ.get("JAX_PLATFORMS") != "cpu":
-        logger.warning("%s is present but jax does not see it: install marble[%s]", *unused)
+    if jax.default_backend() != "cpu" or os.environ.get("JAX_PLATFORMS") == "cpu":
+        return
+    extra = accelerator_extra()
+    if extra:
+        what = "a TPU" if extra == "tpu" else "an NVIDIA GPU"
+        logger.warning("%s is present but jax does not see it: install marble[%s]", what, extra)
 
 
-def idle_accelerator() -> tuple[str, str] | None:
-    """(what, the extra that serves it) for an accelerator that the operating system shows."""
-    if shutil.which("nvidia-smi") or glob.glob("/dev/nvidia[0-9]*"):
-        return "an NVIDIA GPU", "cuda13"
-    if glob.glob("/dev/accel[0-9]*") or os.environ.get("TPU_NAME"):
-        return "a TPU", "tpu"
+def accelerator_extra() -> str | None:
+    """The extra that serves this machine's accelerator, by the rules of ``accelerator_extra`` in launch/environment.sh.
+
+    The newest CUDA that an NVIDIA driver serves decides between cuda12 and cuda13.
+    """
+    smi = _nvidia_smi()
+    if smi is not None:
+        return "cuda12" if re.search(r"CUDA Version: 1[0-2]\b", smi) else "cuda13"
+    if glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*") or os.environ.get("TPU_NAME"):
+        return "tpu"
     return None
+
+
+def _nvidia_smi() -> str | None:
+    """What nvidia-smi prints; None where it is not there or fails, as it does without a driver."""
+    try:
+        done = subprocess.run(["nvidia-smi"], capture_output=True, text=True, errors="replace", timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 @functools.cache
@@ -62,6 +79,6 @@ def explained_memory_error() -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise RunError(
-            "out of memory: raise training.accumulate (same steps, less memory), set model.remat=True or "
-            "model.dtype=bfloat16, lower sampling.batch_size, or lower training.batch_size"
+            "out of memory: to train, raise training.accumulate (less memory, as many steps), set model.remat=True or "
+            "model.dtype=bfloat16 in a new workdir, or lower training.batch_size; to sample, lower --batch_size"
         ) from error

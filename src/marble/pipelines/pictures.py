@@ -9,14 +9,16 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from marble.errors import RunError
+
 SMALL = 256
 """Grids narrower or lower than this many pixels are enlarged, pixel by pixel, so that a person can read them."""
 
 
-def grid(images: np.ndarray, *, columns: int | None = None) -> np.ndarray:
+def grid(images: np.ndarray) -> np.ndarray:
     """uint8 images [b h w c] side by side, one pixel of white between: one image [H W c], nearly square."""
     count, height, width, channels = images.shape
-    columns = columns or math.ceil(math.sqrt(count))
+    columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     cells = np.full((rows * columns, height + 1, width + 1, channels), 255, np.uint8)
     cells[:count, :height, :width] = images
@@ -54,8 +56,16 @@ def save_npz(path: Path, images: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of path when it is whole."""
+    """A file that takes the place of path when it is whole; RunError, and nothing is left, when it can't be written."""
     temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        yield file
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # it may never have been made
+            temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
+        reason = error.strerror or error
+        raise RunError(f"cannot write {path} ({reason}): make room on its disk, or write to another folder") from error

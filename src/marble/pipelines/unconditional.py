@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -127,13 +128,23 @@ class DiffusionPipeline:
         return self.model.apply({"params": params}, x_t, t, context)
 
     def denoise(self, x_t: Array, t: int | Array, context: Context | None = None) -> Prediction:
-        """The Prediction (.eps and .x_0, not clipped) for x_t [b h w c] at steps t, an integer or [b], in 0..T-1."""
-        total = self.schedule.num_train_timesteps
+        """The Prediction (.eps and .x_0, not clipped) for x_t [b h w c] at steps t, an integer or [b], in 0..T-1.
+
+        context holds ``label`` [b] for a conditional model; InputError for values or shapes that don't fit.
+        """
+        x_t, total = jnp.asarray(x_t), self.schedule.num_train_timesteps
+        if x_t.ndim != 4 or x_t.shape[1:] != tuple(self.image.shape):
+            raise InputError(f"x_t of shape {list(x_t.shape)} must be [b, {', '.join(map(str, self.image.shape))}]")
+        if np.shape(t) not in ((), x_t.shape[:1]):
+            raise InputError(f"t of shape {list(np.shape(t))} must be one step, or one for each of {len(x_t)} images")
         if not isinstance(t, jax.core.Tracer):  # a traced value can't be looked at
             steps = np.asarray(t)
             if not np.issubdtype(steps.dtype, np.integer) or steps.min() < 0 or steps.max() >= total:
                 raise InputError(f"t={t} must be an integer step, or one an image, between 0 and {total - 1}")
-        return self._denoise(self.params, jnp.asarray(x_t), jnp.asarray(t, jnp.int32), context)
+        labels = (context or {}).get("label")
+        if self.model.num_classes is not None and not isinstance(labels, jax.core.Tracer):
+            context = {**(context or {}), "label": self._labels(labels, len(x_t), highest=self.model.num_classes)}
+        return self._denoise(self.params, x_t, jnp.asarray(t, jnp.int32), context)
 
     def sample(
         self,
@@ -160,10 +171,16 @@ class DiffusionPipeline:
         With num_frames returns (images, Frames [num_frames num h w c]), the way from noise. A number of images per
         call (batch_size) or of frames that was not used before is compiled first. InputError for values out of range.
         """
+        num, seed, first, num_frames = (
+            _whole(name, value)
+            for name, value in {"num": num, "seed": seed, "first": first, "num_frames": num_frames}.items()
+        )
         size = self._batch_size(batch_size)
         num_steps = self._num_steps(steps)
         rows = self._rows(num, seed, first, labels)
         strength = self._guidance(labels, guidance_scale, guidance_interval, guidance_rescale)
+        if num_frames < 0:
+            raise InputError(f"num_frames={num_frames} must be at least 0")
         options = dict(num_frames=min(num_frames, num_steps), ticking=progress)
         grid = levels(self.schedule, num_steps, self.config.timestep_spacing, length=self.schedule.num_train_timesteps)
         params = (self.params if params is None else params, self._guide and self._guide.params)
@@ -224,13 +241,13 @@ class DiffusionPipeline:
 
     def _batch_size(self, batch_size: int | None) -> int:
         """At least what was asked for, and a multiple of the number of devices."""
-        size = self.config.batch_size if batch_size is None else batch_size
+        size = self.config.batch_size if batch_size is None else _whole("batch_size", batch_size)
         if size < 1:
             raise InputError(f"batch_size={size} must be at least 1")
         return -(-size // self._mesh.devices.size) * self._mesh.devices.size
 
     def _num_steps(self, steps: int | None) -> int:
-        steps = self.config.num_steps if steps is None else steps
+        steps = self.config.num_steps if steps is None else _whole("steps", steps)
         return self.schedule.num_train_timesteps if steps is None else steps
 
     def _check_guide(self) -> None:
@@ -254,8 +271,8 @@ class DiffusionPipeline:
 
     def _rows(self, num: int, seed: int, first: int, labels: int | Sequence[int] | None) -> dict[str, np.ndarray]:
         """Each image's index and, for a conditional model, label: [num]."""
-        if not isinstance(num, int) or num < 1:
-            raise InputError(f"{num} images asked for: give a whole number, at least 1")
+        if num < 1:
+            raise InputError(f"{num} images asked for: give at least 1")
         for name, value, limit in (("seed", seed, 2**32), ("first", first, 2**32 - num)):
             if not 0 <= value < limit:
                 raise InputError(f"{name}={value} must be between 0 and {limit - 1}")
@@ -266,7 +283,8 @@ class DiffusionPipeline:
             return rows
         return {**rows, "label": self._labels(labels, num)}
 
-    def _labels(self, labels: int | Sequence[int] | None, num: int) -> np.ndarray:
+    def _labels(self, labels: int | Sequence[int] | None, num: int, highest: int | None = None) -> np.ndarray:
+        """One label an image [num]; highest, by default the last class, may be the null class."""
         classes = self.model.num_classes
         if labels is None and not self._has_null_class:
             raise InputError(f"this model was trained with labels only: give a label between 0 and {classes - 1}")
@@ -275,7 +293,8 @@ class DiffusionPipeline:
         labels = np.asarray(labels)
         if labels.shape not in ((), (num,)):
             raise InputError(f"{labels.size} labels for {num} images: give one for all or one an image")
-        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= classes:
+        highest = classes - 1 if highest is None else highest
+        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() > highest:
             raise InputError(f"label {labels} is not a class between 0 and {classes - 1}")
         return np.broadcast_to(labels.astype(np.int32), (num,)).copy()
 
@@ -292,6 +311,16 @@ class Ticking(NamedTuple):
     def step(self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: object, keys: Array) -> Step:
         jax.debug.callback(self.tick)
         return self.sampler.step(denoise_fn, level_t, level_s, x, carry, keys)
+
+
+def _whole(name: str, value: Any) -> int:
+    """value as an int; InputError for what is no whole number."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise InputError(f"{name}={value!r} must be a whole number")
 
 
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import operator
 import os
 from collections.abc import Mapping
 from typing import IO
@@ -47,13 +48,14 @@ class MetricsWriter:
 
 
 def keep_lines_until(path: epath.Path, step: int) -> list[dict]:
-    """Drops the lines of a metrics.jsonl that are past step, and a last line that was cut short; returns the others."""
+    """Drops the lines of a metrics.jsonl that are past step, and any that is damaged; returns the others."""
     kept = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            kept.append({"step": json.loads(line)["step"], **json.loads(line)})
+            values = json.loads(line)
+            kept.append({"step": operator.index(values["step"]), **values})
         except (ValueError, TypeError, KeyError):
-            logger.warning("dropped a line of %s that was cut short: %.40s", path, line)
+            logger.warning("dropped a line of %s that is damaged: %.40r", path, line)
     kept = [line for line in kept if line["step"] <= step]
     temporary = path.with_name(path.name + ".new")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))

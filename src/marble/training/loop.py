@@ -38,7 +38,7 @@ class TrainingConfig:
     num_steps: int
     ema_decay: float
     accumulate: int = 1
-    """Micro-batches of a step: the same step in 1/accumulate of the memory."""
+    """Micro-batches of a step: the same step, but for dropout's draws, in 1/accumulate of the memory."""
     steps_per_call: int = 1
     """Steps in one compiled call: more keep an accelerator busier."""
     label_dropout: float = 0.0

@@ -1,7 +1,8 @@
 """What is minimised: loss functions ``loss_fn(params, batch, key) -> (loss, metrics)``.
 
-Everything random in a step is drawn for each image by a key made of the step's key and the image's position in the
-global batch, so the draws are the same on any number of devices and for any number of micro-batches.
+Everything random in a step but dropout is drawn for each image by a key made of the step's key and the image's position
+in the global batch, so the draws are the same on any number of devices and for any number of micro-batches. Dropout is
+drawn for a whole micro-batch at once: the same on any number of devices.
 """
 
 from collections.abc import Callable, Mapping

@@ -8,13 +8,17 @@ import optax
 from marble.errors import InputError
 from marble.typing import Array
 
+FINAL_SHARE = 0.01
+"""What a decay leaves of the learning rate. Not 0: a run that goes on for more steps than were planned still learns."""
+
 
 def warmup_decay(
     learning_rate: float, warmup_steps: int = 0, decay_steps: int | None = None
 ) -> Callable[[Array], Array]:
     """learning_rate * min(step / warmup_steps, 1) (the DDPM reference's warm-up), then constant.
 
-    With decay_steps it falls from the end of the warm-up along half a cosine, to 0 at step decay_steps.
+    With decay_steps it falls from the end of the warm-up along half a cosine, to a hundredth of it at step
+    decay_steps, and stays there.
     """
     if not 0 < learning_rate < math.inf or warmup_steps < 0:
         raise InputError(
@@ -23,7 +27,7 @@ def warmup_decay(
     if decay_steps is None:
         after = optax.constant_schedule(learning_rate)
     elif decay_steps > warmup_steps:
-        after = optax.cosine_decay_schedule(learning_rate, decay_steps - warmup_steps)
+        after = optax.cosine_decay_schedule(learning_rate, decay_steps - warmup_steps, alpha=FINAL_SHARE)
     else:
         raise InputError(f"optimizer.decay_steps={decay_steps} must be above warmup_steps={warmup_steps}")
     return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup_steps), after], [warmup_steps])
