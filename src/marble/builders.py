@@ -5,8 +5,9 @@ that signature is the schema.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -18,11 +19,24 @@ from marble import checkpoint, diffusion
 from marble import workdir as workdirs
 from marble.config import bind, completed, nearest
 from marble.data.sources import Source, open_source
-from marble.diffusion import Schedule, weighting
+from marble.diffusion import NoiseSchedule, Schedule, weighting
 from marble.errors import InputError
 from marble.models import UNet
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig
-from marble.sampling import Ancestral, Sampler
+from marble.sampling import (
+    DDIM,
+    ODE,
+    PNDM,
+    Ancestral,
+    Euler,
+    Heun,
+    PredictorCorrector,
+    Sampler,
+    UniPC,
+    dpm_solver_2m,
+    dpm_solver_3m,
+    dpm_solver_sde,
+)
 from marble.training.loop import TrainingConfig
 from marble.training.optimizer import adam, warmup_decay
 
@@ -31,7 +45,38 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SCHEDULES = {"linear": diffusion.linear}
 WEIGHTINGS = {"simple": weighting.simple, "elbo": weighting.elbo}
 OPTIMIZERS = {"adam": adam}
-SAMPLERS = {"ancestral": Ancestral}
+PREDICTORS = {"ancestral": Ancestral, "ddim": DDIM, "euler": Euler, "heun": Heun}
+
+
+def predictor_corrector(
+    schedule: NoiseSchedule,
+    predictor: Literal["ancestral", "ddim", "euler", "heun"] = "ancestral",
+    snr: float = 0.16,
+    num_corrections: int = 1,
+) -> PredictorCorrector:
+    """A predictor-corrector whose predictor has its own defaults."""
+    return PredictorCorrector(with_schedule(PREDICTORS[predictor], schedule), snr, num_corrections)
+
+
+def with_schedule(sampler: Callable[..., Sampler], schedule: NoiseSchedule, **arguments: Any) -> Sampler:
+    """A sampler with these arguments; those that ask for levels off their grid get the schedule too."""
+    asks = "schedule" in inspect.signature(sampler).parameters
+    return sampler(schedule, **arguments) if asks else sampler(**arguments)
+
+
+SAMPLERS = {
+    "ancestral": Ancestral,
+    "ddim": DDIM,
+    "pndm": PNDM,
+    "dpm_solver_2m": dpm_solver_2m,
+    "dpm_solver_3m": dpm_solver_3m,
+    "dpm_solver_sde": dpm_solver_sde,
+    "unipc": UniPC,
+    "euler": Euler,
+    "heun": Heun,
+    "ode": ODE,
+    "predictor_corrector": predictor_corrector,
+}
 SECTIONS = ("data", "model", "diffusion", "optimizer", "training", "sampling")
 NAMES = {
     "model": {"name": MODELS, "dtype": DTYPES},
@@ -127,7 +172,7 @@ def build(config: Mapping[str, Any], image: ImageSpec) -> Experiment:
         optimizer=chosen["optimizer"]["name"](learning_rate, **arguments["optimizer"][1]),
         learning_rate=learning_rate,
         training=TrainingConfig(**arguments["training"][0]),
-        sampler=chosen["sampling"]["sampler"](**arguments["sampling"][0]),
+        sampler=with_schedule(chosen["sampling"]["sampler"], schedule, **arguments["sampling"][0]),
         sampling=SamplingConfig(**arguments["sampling"][1]),
         image=image,
     )
