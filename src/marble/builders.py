@@ -17,7 +17,7 @@ import optax
 
 from marble import checkpoint, diffusion
 from marble import workdir as workdirs
-from marble.config import bind, completed, nearest
+from marble.config import bind, completed, nearest, schema
 from marble.data.sources import Source, open_source
 from marble.diffusion import NoiseSchedule, Schedule, weighting
 from marble.errors import InputError
@@ -59,9 +59,11 @@ def predictor_corrector(
 
 
 def with_schedule(sampler: Callable[..., Sampler], schedule: NoiseSchedule, **arguments: Any) -> Sampler:
-    """A sampler with these arguments; those that ask for levels off their grid get the schedule too."""
+    """A sampler with these arguments, checked; those that ask for levels off their grid get the schedule too."""
     asks = "schedule" in inspect.signature(sampler).parameters
-    return sampler(schedule, **arguments) if asks else sampler(**arguments)
+    built = sampler(schedule, **arguments) if asks else sampler(**arguments)
+    jax.eval_shape(lambda: built.init(jnp.zeros((1, 1)), 1))
+    return built
 
 
 SAMPLERS = {
@@ -231,7 +233,7 @@ def load(
     """
     config, image = workdirs.recall(workdir)
     if sampler is not None:
-        config["sampling"] = {**config.get("sampling", {}), "sampler": sampler}
+        config["sampling"] = with_sampler(config.get("sampling", {}), sampler)
     experiment = build(config, image)
     field = "params" if raw_params else "ema_params"
     target = {field: jax.eval_shape(lambda: init_params(experiment))}
@@ -240,6 +242,13 @@ def load(
     else:
         state = checkpoint.restore(workdir, step, target)
     return experiment.pipeline(state[field])
+
+
+def with_sampler(sampling: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The section ``sampling`` with another sampler, without those settings that only the one before had."""
+    own = schema(look_up("sampling.sampler", SAMPLERS, name))
+    before = schema(SAMPLERS[sampling.get("sampler", next(iter(SAMPLERS)))])
+    return {**{k: v for k, v in sampling.items() if k in own or k not in before}, "sampler": name}
 
 
 def init_params(experiment: Experiment) -> Any:
