@@ -39,18 +39,15 @@ def test_gaussian_data_reach_their_moments(name):
     assert float(x.var()) == pytest.approx(VARIANCE, rel=0.04)
 
 
-COARSE = {"ode": {"rtol": 0.1, "atol": 0.1}}
-"""Without jit each operation is a call, and at its own tolerance the solver makes thousands."""
-
-
 @every_sampler
 def test_jit_and_no_jit_agree(name):
-    grid, sampler = levels(SCHEDULE, 2), TABLE[name]._replace(**COARSE.get(name, {}))
-    compiled = jax.jit(lambda: sample(mixture.denoise, sampler, grid, keys(2), (2,)))()
-    with jax.disable_jit():
-        plain = sample(mixture.denoise, sampler, grid, keys(2), (2,))
+    grid, sampler = levels(SCHEDULE, 2), TABLE[name]
+    draw = lambda: sample(mixture.denoise, sampler, grid, keys(2), (20,))  # noqa: E731
+    # The solver's steps are hundreds of operations, each a call without jit: there the loops stay compiled.
+    with jax.disable_jit(name != "ode"):
+        plain = draw()
     # sigma / alpha is 157 at the start, by which Runge-Kutta's and Heun's differences of eps are multiplied.
-    np.testing.assert_allclose(compiled, plain, atol=2e-4)
+    np.testing.assert_allclose(jax.jit(draw)(), plain, atol=2e-4, rtol=2e-5)
 
 
 @every_sampler
@@ -104,7 +101,7 @@ def test_one_program_for_all_steps_seeds_and_settings(name):
 
 @every_sampler
 def test_a_step_of_one_goes_to_the_predicted_x_0(name):
-    x = sample(mixture.denoise, TABLE[name]._replace(**COARSE.get(name, {})), levels(SCHEDULE, 1), keys(3), (2,))
+    x = sample(mixture.denoise, TABLE[name], levels(SCHEDULE, 1), keys(3), (2,))
     assert np.isfinite(x).all()
     assert np.abs(x).max() < 1.5
 

@@ -95,8 +95,9 @@ def sample(
     denoise_fn = partial(denoise_fn, context=context)
     x = noise_like(fold_keys(keys, 0), jnp.zeros((keys.shape[0], *shape)))
     first = _at(levels, 0)
-    # 1 where alpha² + sigma² = 1; where alpha = 1, all the noise of the first level.
-    x = x * coefficient_like(jnp.hypot(first.alpha, first.sigma), x)
+    # All the noise of the first level where alpha = 1. Where alpha² + sigma² = 1 but for rounding, exactly 1.
+    size = jnp.hypot(first.alpha, first.sigma)
+    x = x * coefficient_like(jnp.where(jnp.abs(size - 1) < 1e-5, 1.0, size), x)
     stack = jnp.zeros((num_frames, *x.shape), x.dtype)
     frames = Frames(x=stack, x_0=stack) if num_frames else None
 
