@@ -121,7 +121,7 @@ def change(config, key, value):
         ("diffusion.beta_schedule", "lin", "diffusion.beta_schedule='lin' is unknown"),
         ("diffusion.variance_type", "fixed_small", "unknown config key diffusion.variance_type"),
         ("optimizer.lr", 1.0, "unknown config key optimizer.lr=1.0"),
-        ("sampling.sampler", "ddim", "sampling.sampler='ddim' is unknown"),
+        ("sampling.sampler", "ddin", "sampling.sampler='ddin' is unknown; did you mean 'ddim'"),
         ("sampling.variance_type", "large", "sampling.variance_type='large'"),
         ("training.batch_size", "many", "training.batch_size='many' is str"),
         ("trainning", {}, "unknown config key config.trainning=.*; did you mean 'training'"),
@@ -145,3 +145,22 @@ def test_the_elbo_weighting_is_a_config_word():
     weights = builders.build(config, image).weights
     assert len(weights) == 10 and np.ptp(weights) > 0
     assert builders.build(minimal(), image).weights.tolist() == [1] * 10
+
+
+@pytest.mark.parametrize("name", builders.SAMPLERS)
+def test_every_sampler_is_a_config_word(name):
+    config = builders.complete(change(minimal(), "sampling", {"sampler": name}))
+    assert builders.complete(config).to_dict() == config.to_dict()
+    assert callable(builders.build(config, builders.ImageSpec((8, 8, 1), 17)).sampler.step)
+
+
+def test_settings_of_a_sampler_are_checked_when_it_is_built():
+    config = change(minimal(), "sampling", {"sampler": "ddim", "eta": 2.0})
+    with pytest.raises(InputError, match="eta=2.0 must be between 0 and 1"):
+        builders.build(config, builders.ImageSpec((8, 8, 1), 17))
+
+
+def test_another_sampler_takes_the_settings_that_it_has():
+    sampling = {"sampler": "ancestral", "variance_type": "fixed_large", "num_steps": 7}
+    assert builders.with_sampler(sampling, "ddim") == {"sampler": "ddim", "num_steps": 7}
+    assert builders.with_sampler(sampling, "ancestral") == sampling

@@ -5,8 +5,9 @@ that signature is the schema.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -16,13 +17,26 @@ import optax
 
 from marble import checkpoint, diffusion
 from marble import workdir as workdirs
-from marble.config import bind, completed, nearest
+from marble.config import bind, completed, nearest, schema
 from marble.data.sources import Source, open_source
-from marble.diffusion import Schedule, weighting
+from marble.diffusion import NoiseSchedule, Schedule, weighting
 from marble.errors import InputError
 from marble.models import UNet
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig
-from marble.sampling import Ancestral, Sampler
+from marble.sampling import (
+    DDIM,
+    ODE,
+    PNDM,
+    Ancestral,
+    Euler,
+    Heun,
+    PredictorCorrector,
+    Sampler,
+    UniPC,
+    dpm_solver_2m,
+    dpm_solver_3m,
+    dpm_solver_sde,
+)
 from marble.training.loop import TrainingConfig
 from marble.training.optimizer import adam, warmup_decay
 
@@ -31,7 +45,40 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SCHEDULES = {"linear": diffusion.linear}
 WEIGHTINGS = {"simple": weighting.simple, "elbo": weighting.elbo}
 OPTIMIZERS = {"adam": adam}
-SAMPLERS = {"ancestral": Ancestral}
+PREDICTORS = {"ancestral": Ancestral, "ddim": DDIM, "euler": Euler, "heun": Heun}
+
+
+def predictor_corrector(
+    schedule: NoiseSchedule,
+    predictor: Literal["ancestral", "ddim", "euler", "heun"] = "ancestral",
+    snr: float = 0.16,
+    num_corrections: int = 1,
+) -> PredictorCorrector:
+    """A predictor-corrector whose predictor has its own defaults."""
+    return PredictorCorrector(with_schedule(PREDICTORS[predictor], schedule), snr, num_corrections)
+
+
+def with_schedule(sampler: Callable[..., Sampler], schedule: NoiseSchedule, **arguments: Any) -> Sampler:
+    """A sampler with these arguments, checked; those that ask for levels off their grid get the schedule too."""
+    asks = "schedule" in inspect.signature(sampler).parameters
+    built = sampler(schedule, **arguments) if asks else sampler(**arguments)
+    jax.eval_shape(lambda: built.init(jnp.zeros((1, 1)), 1))
+    return built
+
+
+SAMPLERS = {
+    "ancestral": Ancestral,
+    "ddim": DDIM,
+    "pndm": PNDM,
+    "dpm_solver_2m": dpm_solver_2m,
+    "dpm_solver_3m": dpm_solver_3m,
+    "dpm_solver_sde": dpm_solver_sde,
+    "unipc": UniPC,
+    "euler": Euler,
+    "heun": Heun,
+    "ode": ODE,
+    "predictor_corrector": predictor_corrector,
+}
 SECTIONS = ("data", "model", "diffusion", "optimizer", "training", "sampling")
 NAMES = {
     "model": {"name": MODELS, "dtype": DTYPES},
@@ -128,7 +175,7 @@ def build(config: Mapping[str, Any], image: ImageSpec) -> Experiment:
         optimizer=chosen["optimizer"]["name"](learning_rate, **arguments["optimizer"][1]),
         learning_rate=learning_rate,
         training=TrainingConfig(**arguments["training"][0]),
-        sampler=chosen["sampling"]["sampler"](**arguments["sampling"][0]),
+        sampler=with_schedule(chosen["sampling"]["sampler"], schedule, **arguments["sampling"][0]),
         sampling=SamplingConfig(**arguments["sampling"][1]),
         image=image,
     )
@@ -193,7 +240,7 @@ def load(
     """
     config, image = workdirs.recall(workdir)
     if sampler is not None:
-        config["sampling"] = {**config.get("sampling", {}), "sampler": sampler}
+        config["sampling"] = with_sampler(config.get("sampling", {}), sampler)
     experiment = build(config, image)
     field = "params" if raw_params else "ema_params"
     target = {field: jax.eval_shape(lambda: init_params(experiment))}
@@ -202,6 +249,13 @@ def load(
     else:
         state = checkpoint.restore(workdir, step, target)
     return experiment.pipeline(state[field], guide=None if guide is None else load(guide))
+
+
+def with_sampler(sampling: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The section ``sampling`` with another sampler, without those settings that only the one before had."""
+    own = schema(look_up("sampling.sampler", SAMPLERS, name))
+    before = schema(SAMPLERS[sampling.get("sampler", next(iter(SAMPLERS)))])
+    return {**{k: v for k, v in sampling.items() if k in own or k not in before}, "sampler": name}
 
 
 def init_params(experiment: Experiment) -> Any:

@@ -28,7 +28,7 @@ from marble.parallel import (
 )
 from marble.pipelines import ImageSpec
 from marble.pipelines.pictures import save_png
-from marble.sampling import timesteps
+from marble.sampling import levels
 from marble.training.interruption import Interruption
 from marble.training.loop import Hooks, call_lengths, restore_or_init, train
 from marble.training.objectives import LossFn, diffusion_loss_fn, prepare_batch
@@ -103,8 +103,7 @@ def _run(config: ml_collections.ConfigDict, directory: str, interruption: Interr
 def check(experiment: Experiment, source: Source, mesh: Mesh) -> None:
     """InputError for parts that don't fit each other, the data or the devices."""
     training, classes, sampling = experiment.training, experiment.model.num_classes, experiment.sampling
-    total = experiment.schedule.num_train_timesteps
-    timesteps(total, sampling.num_steps or total, sampling.timestep_spacing)
+    levels(experiment.schedule, sampling.num_steps, sampling.timestep_spacing)
     if SPLIT not in source.splits:
         raise InputError(f"{source.name} has no split {SPLIT!r} to train on; there are: {', '.join(source.splits)}")
     if training.label_dropout and classes is None:

@@ -136,7 +136,7 @@ SAMPLE = ["sample", "--workdir", "TRAINED", "--out", "OUT"]
         ([*SAMPLE, "--steps", "11"], "11 sampling steps: give between 1 and 10"),
         ([*SAMPLE, "--label", "3"], "trained without labels"),
         ([*SAMPLE, "--step", "1"], "no checkpoint of step 1"),
-        ([*SAMPLE, "--sampler", "ddim"], "sampler='ddim' is unknown"),
+        ([*SAMPLE, "--sampler", "ddin"], "sampler='ddin' is unknown"),
         ([*SAMPLE, "--seed", "-1"], "seed=-1"),
         ([*SAMPLE, "--num", "many"], "many"),
         (["sample", "--workdir", "TRAINED", "--out", "/proc/nothing"], "--out /proc/nothing can't be"),

@@ -1,11 +1,12 @@
 """Time grids against the figures of the codes that made them known."""
 
+import jax
 import numpy as np
 import pytest
 
-from marble.diffusion import linear
+from marble.diffusion import cosine, edm, linear, rectified_flow, rescale_zero_terminal_snr
 from marble.errors import InputError
-from marble.sampling import levels, timesteps
+from marble.sampling import levels, times, timesteps
 
 
 def test_linspace_is_the_respacing_of_improved_diffusion():
@@ -52,3 +53,73 @@ def test_too_many_or_no_steps_are_refused(num_steps):
 def test_an_unknown_spacing_is_named():
     with pytest.raises(InputError, match="'even'.*linspace"):
         timesteps(1000, 10, "even")
+
+
+def test_steps_offset_is_stable_diffusions():
+    # Rombach et al. 2022: 50 steps from 981 to 1.
+    assert timesteps(1000, 50, "leading", steps_offset=1)[[0, -1]].tolist() == [981, 1]
+    with pytest.raises(InputError, match="steps_offset=500 leads to step 1480"):
+        timesteps(1000, 50, "leading", steps_offset=500)
+
+
+EDM_SIGMAS = (
+    "80 57.585985 40.785574 28.374585 19.352453 12.910082 8.400935 5.315195 3.256822 1.923340 1.088171 0.585348 "
+    "0.296442 0.139516 0.059947 0.022935 0.007528 0.002 0"
+)
+
+
+def test_karras_is_the_grid_of_edm():
+    # Karras et al. 2022, 18 steps.
+    grid = levels(edm(), 18, "karras", sigma_min=0.002, sigma_max=80.0)
+    np.testing.assert_allclose(grid.sigma, [float(sigma) for sigma in EDM_SIGMAS.split()], rtol=1e-6, atol=5e-7)
+    np.testing.assert_array_equal(grid.alpha, 1)
+    np.testing.assert_allclose(grid.t[:-1], np.log(grid.sigma[:-1]) / 4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", [linear(), cosine(), edm(), rectified_flow()])
+def test_log_snr_is_even_and_has_the_ends_of_the_schedule(schedule):
+    grid = levels(schedule, 9, "log_snr")
+    log_snr = 2 * (np.log(grid.alpha[:-1]) - np.log(grid.sigma[:-1]))
+    np.testing.assert_allclose(np.diff(log_snr), (log_snr[-1] - log_snr[0]) / 8, rtol=1e-4)
+    last = schedule.level(999 if schedule.num_train_timesteps else 1.0)
+    first = schedule.level(0 if schedule.num_train_timesteps else 0.0)
+    np.testing.assert_allclose(log_snr[[0, -1]], [last.log_snr, first.log_snr], rtol=1e-3)
+
+
+@pytest.mark.parametrize("spacing", ["karras", "log_snr"])
+def test_levels_between_steps_have_a_time_between(spacing):
+    schedule = linear()
+    grid = levels(schedule, 7, spacing)
+    assert grid.t[0] == 999
+    assert (np.diff(grid.t[:-1]) < 0).all()
+    found = schedule.level(grid.t[:-1])
+    np.testing.assert_allclose(found.sigma, grid.sigma[:-1], rtol=1e-4)
+    # A grid made while something is traced is made all the same.
+    assert jax.jit(lambda: levels(schedule, 7, spacing).sigma.sum())() == pytest.approx(grid.sigma.sum())
+
+
+def test_times_are_the_timesteps_of_many():
+    for spacing in ("linspace", "leading", "trailing"):
+        np.testing.assert_allclose(times(5, spacing), timesteps(10**6, 5, spacing) / 10**6, atol=2e-6)
+    grid = levels(rectified_flow(), 4, "trailing")
+    np.testing.assert_allclose(grid.sigma, [0.999, 0.7495, 0.5, 0.2505, 0], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "schedule, arguments, message",
+    [
+        (linear(), (1001, "karras"), "1001 sampling steps: .*between 1 and 1000"),
+        (cosine(), (0,), "0 sampling steps: give at least 1"),
+        (cosine(), (), "continuous time has no number of steps of its own"),
+        (cosine(), (5, "even"), "'even' is not one of"),
+        (rescale_zero_terminal_snr(linear()), (5, "karras"), "give sigma_max"),
+    ],
+)
+def test_what_a_schedule_has_no_grid_for_is_refused(schedule, arguments, message):
+    with pytest.raises(InputError, match=message):
+        levels(schedule, *arguments)
+
+
+def test_bounds_that_are_the_wrong_way_round_are_refused():
+    with pytest.raises(InputError, match=r"sigma_min=2.0 must be above 0 and below sigma_max=1.0"):
+        levels(edm(), 5, "karras", sigma_min=2.0, sigma_max=1.0)

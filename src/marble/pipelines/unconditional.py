@@ -305,8 +305,8 @@ class Ticking(NamedTuple):
     sampler: Sampler
     tick: Callable[[], None]
 
-    def init(self, x: Array) -> object:
-        return self.sampler.init(x)
+    def init(self, x: Array, num_steps: int | Array) -> object:
+        return self.sampler.init(x, num_steps)
 
     def step(self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: object, keys: Array) -> Step:
         jax.debug.callback(self.tick)

@@ -1,19 +1,39 @@
-"""From noise to images. Start with sampler.py, the protocol and the one loop; then ancestral.py and guidance.py."""
+"""From noise to images. Start with sampler.py, the protocol and the one loop; then ancestral.py and ddim.py."""
 
 from marble.sampling import guidance
 from marble.sampling.ancestral import Ancestral
-from marble.sampling.grid import levels, timesteps
+from marble.sampling.ddim import DDIM
+from marble.sampling.dpm_solver import DPMSolver, dpm_solver_2m, dpm_solver_3m, dpm_solver_sde
+from marble.sampling.grid import karras_sigmas, levels, times, timesteps
+from marble.sampling.heun import Euler, Heun
+from marble.sampling.ode import ODE
+from marble.sampling.pndm import PNDM
+from marble.sampling.predictor_corrector import PredictorCorrector
 from marble.sampling.sampler import Frames, Sampler, Step, image_keys, noise_like, sample
+from marble.sampling.unipc import UniPC
 
 __all__ = [
+    "DDIM",
+    "ODE",
+    "PNDM",
     "Ancestral",
+    "DPMSolver",
+    "Euler",
     "Frames",
+    "Heun",
+    "PredictorCorrector",
     "Sampler",
     "Step",
+    "UniPC",
+    "dpm_solver_2m",
+    "dpm_solver_3m",
+    "dpm_solver_sde",
     "guidance",
     "image_keys",
+    "karras_sigmas",
     "levels",
     "noise_like",
     "sample",
+    "times",
     "timesteps",
 ]

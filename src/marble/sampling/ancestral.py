@@ -12,7 +12,7 @@ class Ancestral(NamedTuple):
 
     variance_type: VarianceType = "fixed_small"
 
-    def init(self, x: Array) -> tuple[()]:
+    def init(self, x: Array, num_steps: int | Array) -> tuple[()]:
         return ()
 
     def step(

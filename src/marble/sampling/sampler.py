@@ -11,9 +11,13 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from marble.errors import InputError
-from marble.typing import Array, Context, DenoiseFn, Level
+from marble.typing import Array, Context, DenoiseFn, Level, coefficient_like
+
+Number = float | Array
+"""A setting of a sampler that may be traced: another value is the same program."""
 
 
 class Step(NamedTuple):
@@ -28,9 +32,9 @@ class Step(NamedTuple):
 
 
 class Sampler(Protocol):
-    """init(x) -> carry, and one step from level_t to the lower level_s, with one key an image [b]."""
+    """init(x, num_steps) -> carry, and one step from level_t to the lower level_s, with one key an image [b]."""
 
-    def init(self, x: Array) -> object: ...
+    def init(self, x: Array, num_steps: int | Array) -> object: ...
 
     def step(
         self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: object, keys: Array
@@ -55,6 +59,18 @@ def noise_like(keys: Array, x: Array) -> Array:
     return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
 
 
+def fold_keys(keys: Array, data: int | Array) -> Array:
+    """Each image's key folded with the same number: keys [b] of draws apart from its other ones."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
+
+
+def check_between(name: str, value: Number, low: float, high: float = float("inf")) -> None:
+    """InputError unless low <= value <= high; a traced value can't be looked at, and passes."""
+    if not isinstance(value, jax.core.Tracer) and not np.all((low <= np.asarray(value)) & (np.asarray(value) <= high)):
+        allowed = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
+        raise InputError(f"{name}={value} must be {allowed}")
+
+
 def sample(
     denoise_fn: DenoiseFn,
     sampler: Sampler,
@@ -77,19 +93,23 @@ def sample(
     if not isinstance(count, jax.core.Tracer):
         _check_counts(int(count), levels.alpha.shape[0] - 1, num_frames)
     denoise_fn = partial(denoise_fn, context=context)
-    x = noise_like(_fold(keys, 0), jnp.zeros((keys.shape[0], *shape)))
+    x = noise_like(fold_keys(keys, 0), jnp.zeros((keys.shape[0], *shape)))
+    first = _at(levels, 0)
+    # All the noise of the first level where alpha = 1. Where alpha² + sigma² = 1 but for rounding, exactly 1.
+    size = jnp.hypot(first.alpha, first.sigma)
+    x = x * coefficient_like(jnp.where(jnp.abs(size - 1) < 1e-5, 1.0, size), x)
     stack = jnp.zeros((num_frames, *x.shape), x.dtype)
     frames = Frames(x=stack, x_0=stack) if num_frames else None
 
     def body(i, state):
         x, carry, frames = state
-        step = sampler.step(denoise_fn, _at(levels, i), _at(levels, i + 1), x, carry, _fold(keys, i + 1))
+        step = sampler.step(denoise_fn, _at(levels, i), _at(levels, i + 1), x, carry, fold_keys(keys, i + 1))
         slot = i * num_frames // count  # of the steps that share a frame the last one stays
         if frames is not None:
             frames = Frames(frames.x.at[slot].set(step.x), frames.x_0.at[slot].set(step.x_0))
         return step.x, step.carry, frames
 
-    x, _, frames = jax.lax.fori_loop(0, count, body, (x, sampler.init(x), frames))
+    x, _, frames = jax.lax.fori_loop(0, count, body, (x, sampler.init(x, count), frames))
     return (x, frames) if num_frames else x
 
 
@@ -102,7 +122,3 @@ def _check_counts(count: int, most: int, num_frames: int) -> None:
 
 def _at(levels: Level, i: Array) -> Level:
     return jax.tree.map(lambda table: jnp.asarray(table)[i], levels)
-
-
-def _fold(keys: Array, step: int | Array) -> Array:
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, step)
