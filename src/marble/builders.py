@@ -5,6 +5,7 @@ that signature is the schema.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,18 +19,47 @@ from marble import checkpoint, diffusion
 from marble import workdir as workdirs
 from marble.config import bind, completed, nearest
 from marble.data.sources import Source, open_source
-from marble.diffusion import Schedule, weighting
+from marble.diffusion import NoiseSchedule, PredictionType, weighting
+from marble.diffusion.prediction import coefficients
+from marble.diffusion.process import VarianceType
+from marble.diffusion.timesteps import LossHistory
 from marble.errors import InputError
-from marble.models import UNet
+from marble.models import LearnedLinear, LearnedMonotone, UNet
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig
 from marble.sampling import Ancestral, Sampler
+from marble.training.learned_schedule import CURVE, schedule_of
 from marble.training.loop import TrainingConfig
+from marble.training.objectives import FIXED
 from marble.training.optimizer import adam, warmup_decay
+from marble.training.state import TrainState
 
 MODELS = {"unet": UNet}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-SCHEDULES = {"linear": diffusion.linear}
-WEIGHTINGS = {"simple": weighting.simple, "elbo": weighting.elbo}
+SCHEDULES = {
+    "linear": diffusion.linear,
+    "scaled_linear": diffusion.scaled_linear,
+    "quadratic": diffusion.scaled_linear,
+    "constant": diffusion.constant,
+    "jsd": diffusion.jsd,
+    "warmup10": diffusion.warmup10,
+    "warmup50": diffusion.warmup50,
+    "squaredcos_cap_v2": diffusion.squaredcos_cap_v2,
+    "sigmoid": diffusion.sigmoid,
+    "cosine": diffusion.cosine,
+    "edm": diffusion.edm,
+    "rectified_flow": diffusion.rectified_flow,
+    "learned_linear": LearnedLinear,
+    "learned_monotone": LearnedMonotone,
+}
+WEIGHTINGS = {
+    "simple": weighting.simple,
+    "elbo": weighting.elbo,
+    "snr": weighting.snr,
+    "min_snr": weighting.min_snr,
+    "p2": weighting.p2,
+    "sigmoid": weighting.sigmoid,
+    "edm": weighting.edm,
+}
 OPTIMIZERS = {"adam": adam}
 SAMPLERS = {"ancestral": Ancestral}
 SECTIONS = ("data", "model", "diffusion", "optimizer", "training", "sampling")
@@ -64,14 +94,27 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DiffusionConfig:
+    """What the section ``diffusion`` says beside the schedule and the weighting."""
+
+    prediction_type: PredictionType = "eps"
+    variance_type: VarianceType = "fixed_small"
+    """Of the reverse step in training: what the weighting elbo reads, or a learned one, which doubles the outputs."""
+    rescale_betas_zero_snr: bool = False
+    """Whether the schedule is stretched so that it ends without any image (Lin et al. 2024)."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """All the parts of a config, built."""
 
     seed: int
     data: DataConfig
     model: nn.Module
-    schedule: Schedule
-    weights: Any
+    schedule: NoiseSchedule | nn.Module
+    """One that is learned is a module, whose parameters are with the model's: ask ``schedule_of``."""
+    diffusion: DiffusionConfig
+    weighting: weighting.Weighting
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[Any], Any]
     training: TrainingConfig
@@ -79,16 +122,27 @@ class Experiment:
     sampling: SamplingConfig
     image: ImageSpec
 
+    @property
+    def learns_schedule(self) -> bool:
+        """Whether the schedule is trained with the model."""
+        return isinstance(self.schedule, nn.Module)
+
+    def schedule_of(self, params: Any) -> NoiseSchedule:
+        """The schedule, which may be learned and so among the parameters."""
+        return schedule_of(self.schedule, params) if self.learns_schedule else self.schedule
+
     def pipeline(self, params: Any) -> DiffusionPipeline:
         """The sampler of this experiment's model with these parameters."""
         return DiffusionPipeline(
             model=self.model,
             params=params,
-            schedule=self.schedule,
+            schedule=self.schedule_of if self.learns_schedule else self.schedule,
+            prediction_type=self.diffusion.prediction_type,
             image=self.image,
             sampler=self.sampler,
             config=self.sampling,
             has_null_class=self.training.label_dropout > 0,
+            self_conditioning=self.training.self_conditioning,
         )
 
 
@@ -116,21 +170,81 @@ def build(config: Mapping[str, Any], image: ImageSpec) -> Experiment:
         chosen[section], rest = pick(section, config[section])
         arguments[section] = bind(section, rest, *constructors_of(section, chosen[section]))
     schedule = chosen["diffusion"]["beta_schedule"](**arguments["diffusion"][0])
+    diffusion_config = DiffusionConfig(**arguments["diffusion"][1])
+    if diffusion_config.rescale_betas_zero_snr:
+        schedule = rescaled(schedule, config["diffusion"].get("beta_schedule"))
+    training = TrainingConfig(**arguments["training"][0])
     learning_rate = warmup_decay(**arguments["optimizer"][0])
     model = chosen["model"]
-    return Experiment(
+    outputs = 1 if diffusion_config.variance_type in FIXED else 2
+    experiment = Experiment(
         seed=config["seed"],
         data=DataConfig(**arguments["data"][0]),
-        model=model["name"](**arguments["model"][0], dtype=model["dtype"], out_channels=image.shape[-1]),
+        model=model["name"](
+            **arguments["model"][0],
+            dtype=model["dtype"],
+            out_channels=outputs * image.shape[-1],
+            reads_x_0=training.self_conditioning,
+        ),
         schedule=schedule,
-        weights=chosen["diffusion"]["weighting"](schedule, **arguments["diffusion"][1]),
+        diffusion=diffusion_config,
+        weighting=functools.partial(chosen["diffusion"]["weighting"], **arguments["diffusion"][2]),
         optimizer=chosen["optimizer"]["name"](learning_rate, **arguments["optimizer"][1]),
         learning_rate=learning_rate,
-        training=TrainingConfig(**arguments["training"][0]),
+        training=training,
         sampler=chosen["sampling"]["sampler"](**arguments["sampling"][0]),
         sampling=SamplingConfig(**arguments["sampling"][1]),
         image=image,
     )
+    check_diffusion(experiment, chosen["diffusion"]["weighting"])
+    return experiment
+
+
+def rescaled(schedule: NoiseSchedule | nn.Module, name: str) -> NoiseSchedule:
+    """The schedule stretched to end without any image; InputError for one that has no steps."""
+    if getattr(schedule, "num_train_timesteps", None) is None:
+        raise InputError(f"diffusion.rescale_betas_zero_snr is for schedules of steps: beta_schedule={name!r} has none")
+    return diffusion.rescale_zero_terminal_snr(schedule)
+
+
+def check_diffusion(experiment: Experiment, weighting_fn: weighting.Weighting) -> None:
+    """InputError where schedule, prediction, variance, weighting and the draw of t don't go together."""
+    schedule, training = experiment.schedule, experiment.training
+    kind, variance_type = experiment.diffusion.prediction_type, experiment.diffusion.variance_type
+    learned_variance = variance_type not in FIXED
+    if isinstance(schedule, diffusion.Schedule):
+        last = schedule.level(schedule.num_train_timesteps - 1)
+        a, b = coefficients(kind, last, schedule.previous_level(last.t))
+        determinant = last.alpha * b - last.sigma * a
+        if not (jnp.isfinite(determinant) and determinant):
+            raise InputError(
+                f"diffusion.prediction_type={kind!r} says nothing of the image at the last step of this schedule, which "
+                "is all noise: set it to v or x_0, or choose a schedule that ends with some image"
+            )
+        if learned_variance and weighting_fn is weighting.elbo:
+            raise InputError(
+                f"diffusion.weighting='elbo' is for fixed variances, and variance_type={variance_type!r} brings the "
+                "bound's terms itself: set weighting to simple"
+            )
+    else:
+        if kind == "posterior_mean":
+            raise InputError("diffusion.prediction_type='posterior_mean' needs a schedule of steps, such as linear")
+        if learned_variance:
+            raise InputError(f"diffusion.variance_type={variance_type!r} needs a schedule of steps, such as linear")
+        if training.timestep_sampling == "importance":
+            raise InputError("training.timestep_sampling='importance' needs a schedule of steps: take low_discrepancy")
+        if weighting_fn is weighting.elbo and variance_type != "fixed_small":
+            raise InputError(f"diffusion.variance_type={variance_type!r} needs a schedule of steps, such as linear")
+    if experiment.learns_schedule and (weighting_fn is not weighting.elbo or training.self_conditioning):
+        raise InputError(
+            "a learned diffusion.beta_schedule is trained by the bound: set diffusion.weighting='elbo' and "
+            "training.self_conditioning=False"
+        )
+    sampled = getattr(experiment.sampler, "variance_type", "fixed_small")
+    if sampled not in FIXED and sampled != variance_type:
+        raise InputError(
+            f"sampling.variance_type={sampled!r} needs a model that was trained with diffusion.variance_type={sampled!r}"
+        )
 
 
 def data_config(config: Mapping[str, Any]) -> DataConfig:
@@ -150,7 +264,7 @@ def constructors_of(section: str, chosen: Mapping[str, Any]) -> list[Callable[..
         case "model":
             return [chosen["name"]]
         case "diffusion":
-            return [chosen["beta_schedule"], chosen["weighting"]]
+            return [chosen["beta_schedule"], DiffusionConfig, chosen["weighting"]]
         case "optimizer":
             return [warmup_decay, chosen["name"]]
         case "training":
@@ -198,8 +312,19 @@ def load(
 
 
 def init_params(experiment: Experiment) -> Any:
-    """The model's initial parameters, which depend on the seed alone."""
+    """The initial parameters of the model, and of a schedule that is learned; they depend on the seed alone."""
     x = jnp.zeros((1, *experiment.image.shape))
     context = None if experiment.model.num_classes is None else {"label": jnp.zeros(1, jnp.int32)}
     key = jax.random.key(experiment.seed, impl="threefry2x32")
-    return experiment.model.init(key, x, jnp.zeros(1, jnp.int32), context)["params"]
+    params = experiment.model.init(key, x, jnp.zeros(1, jnp.int32), context)["params"]
+    if not experiment.learns_schedule:
+        return params
+    return {**params, CURVE: experiment.schedule.init(jax.random.fold_in(key, 1), jnp.zeros(1))["params"]}
+
+
+def init_state(experiment: Experiment) -> TrainState:
+    """The state before the first step."""
+    history = None
+    if experiment.training.timestep_sampling == "importance":
+        history = LossHistory.empty(experiment.schedule.num_train_timesteps)
+    return TrainState.create(init_params(experiment), experiment.optimizer, history)

@@ -1,7 +1,7 @@
 """Images from a trained model: the compiled sampler behind ``marble.load(workdir).sample`` and ``marble sample``."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from marble.data.preprocess import to_uint8
-from marble.diffusion import Schedule, denoiser
+from marble.diffusion import NoiseSchedule, PredictionType, denoiser
 from marble.errors import InputError
 from marble.parallel import compiler_options, data_mesh, put_batch, replicated
 from marble.sampling import Frames, Sampler, guidance, image_keys, levels, sample
@@ -56,15 +56,23 @@ class DiffusionPipeline:
         *,
         model: nn.Module,
         params: Any,
-        schedule: Schedule,
+        schedule: NoiseSchedule | Callable[[Any], NoiseSchedule],
         image: ImageSpec,
         sampler: Sampler,
         config: SamplingConfig,
+        prediction_type: PredictionType = "eps",
         has_null_class: bool = False,
+        self_conditioning: bool = False,
     ) -> None:
-        """has_null_class: whether the model was also trained without labels, and so can sample without."""
-        self.model, self.schedule, self.image, self.sampler, self.config = model, schedule, image, sampler, config
-        self._has_null_class = has_null_class
+        """schedule may be a function of the parameters, as a learned one is.
+
+        has_null_class: whether the model was also trained without labels, and so can sample without.
+        self_conditioning: whether it was trained to be told its own last estimate of x_0.
+        """
+        self.model, self.image, self.sampler, self.config = model, image, sampler, config
+        self._schedule_of = schedule if callable(schedule) else lambda _: schedule
+        self._prediction_type = prediction_type
+        self._has_null_class, self._self_conditioning = has_null_class, self_conditioning
         self._mesh = data_mesh()
         self.params = jax.device_put(params, replicated(self._mesh))
         self._bar: tqdm | None = None
@@ -75,13 +83,23 @@ class DiffusionPipeline:
         )
         self._denoise = jax.jit(self._predict)
 
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule that the model was trained on."""
+        return self._schedule_of(self.params)
+
     def apply(self, params: Any, x_t: Array, t: Array, context: Context | None = None) -> Array:
         """The network's output [b h w c] for x_t [b h w c] and steps t [b]."""
         return self.model.apply({"params": params}, x_t, t, context)
 
     def denoise(self, x_t: Array, t: int | Array, context: Context | None = None) -> Prediction:
-        """The Prediction (.eps and .x_0, not clipped) for x_t [b h w c] at steps t, an integer or [b], in 0..T-1."""
+        """The Prediction (.eps and .x_0, not clipped) for x_t [b h w c] at steps t, an integer or [b], in 0..T-1.
+
+        In continuous time t is in [0, 1].
+        """
         total = self.schedule.num_train_timesteps
+        if total is None:
+            return self._denoise(self.params, jnp.asarray(x_t), jnp.asarray(t, jnp.float32), context)
         if not isinstance(t, jax.core.Tracer):  # a traced value can't be looked at
             steps = np.asarray(t)
             if not np.issubdtype(steps.dtype, np.integer) or steps.min() < 0 or steps.max() >= total:
@@ -113,8 +131,9 @@ class DiffusionPipeline:
         num_steps = self._num_steps(steps)
         rows = self._rows(num, seed, first, labels)
         options = dict(num_frames=min(num_frames, num_steps), ticking=progress)
-        grid = levels(self.schedule, num_steps, self.config.timestep_spacing, length=self.schedule.num_train_timesteps)
         params = self.params if params is None else params
+        schedule = self._schedule_of(params)
+        grid = levels(schedule, num_steps, self.config.timestep_spacing, length=schedule.num_train_timesteps)
         calls = -(-num // size)
         results = []
         with tqdm(total=calls * num_steps, unit="step", disable=None if progress else True) as self._bar:
@@ -133,7 +152,7 @@ class DiffusionPipeline:
             return self.apply(params, x_t, t, context)
 
         context = {"label": batch["label"]} if "label" in batch else None
-        denoise_fn = denoiser(model, self.schedule)
+        denoise_fn = denoiser(model, self._schedule_of(params), prediction_type=self._prediction_type)
         if self.config.clip_sample:
             denoise_fn = guidance.static_threshold(denoise_fn)
         keys = image_keys(seed, batch["index"])
@@ -146,13 +165,16 @@ class DiffusionPipeline:
             context=context,
             num_steps=num_steps,
             num_frames=num_frames,
+            self_conditioning=self._self_conditioning,
         )
         return result if num_frames else (result, None)
 
     def _predict(self, params, x_t, t, context):
-        return denoiser(lambda *inputs: self.apply(params, *inputs), self.schedule)(
-            x_t, self.schedule.level(t), context
+        schedule = self._schedule_of(params)
+        denoise_fn = denoiser(
+            lambda *inputs: self.apply(params, *inputs), schedule, prediction_type=self._prediction_type
         )
+        return denoise_fn(x_t, schedule.level(t), context)
 
     def _tick(self) -> None:
         self._bar.update()
@@ -169,7 +191,10 @@ class DiffusionPipeline:
 
     def _num_steps(self, steps: int | None) -> int:
         steps = self.config.num_steps if steps is None else steps
-        return self.schedule.num_train_timesteps if steps is None else steps
+        steps = self.schedule.num_train_timesteps if steps is None else steps
+        if steps is None:
+            raise InputError("no number of sampling steps: in continuous time give steps, or set sampling.num_steps")
+        return steps
 
     def _rows(self, num: int, seed: int, first: int, labels: int | Sequence[int] | None) -> dict[str, np.ndarray]:
         """Each image's index and, for a conditional model, label: [num]."""

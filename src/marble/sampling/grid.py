@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from marble.diffusion.schedules import Schedule
+from marble.diffusion.schedules import NoiseSchedule
 from marble.errors import InputError
 from marble.typing import Level
 
@@ -38,7 +38,7 @@ def timesteps(num_train_timesteps: int, num_steps: int, spacing: TimestepSpacing
 
 
 def levels(
-    schedule: Schedule,
+    schedule: NoiseSchedule,
     num_steps: int | None = None,
     spacing: TimestepSpacing = "linspace",
     *,
@@ -47,13 +47,26 @@ def levels(
     """The levels [num_steps + 1] of that grid and, last, the clean one; num_steps None is every step.
 
     With length, the arrays are padded to [length + 1] with further clean levels, so that grids of different
-    num_steps fit one compiled sampler. float32 arrays on the host.
+    num_steps fit one compiled sampler. float32 arrays on the host. In continuous time the levels are evenly spaced from
+    t = 1 to t = 0, and num_steps must be given, else an InputError.
     """
     total = schedule.num_train_timesteps
+    if total is None:
+        return _continuous(schedule, num_steps, length)
     steps = timesteps(total, total if num_steps is None else num_steps, spacing)
     clean = 1 + (0 if length is None else length - len(steps))
     return Level(
         t=np.append(steps, np.zeros(clean, np.int32)),
         alpha=np.append(np.asarray(schedule.alpha)[steps], np.ones(clean)).astype(np.float32),
         sigma=np.append(np.asarray(schedule.sigma)[steps], np.zeros(clean)).astype(np.float32),
+    )
+
+
+def _continuous(schedule: NoiseSchedule, num_steps: int | None, length: int | None) -> Level:
+    if num_steps is None or num_steps < 1:
+        raise InputError(f"{num_steps} sampling steps: in continuous time give their number, at least 1")
+    level = schedule.level(np.linspace(1, 0, num_steps, dtype=np.float32))
+    clean = 1 + (0 if length is None else length - num_steps)
+    return Level(
+        *(np.append(np.asarray(x, np.float32), np.full(clean, end, np.float32)) for x, end in zip(level, (0, 1, 0)))
     )
