@@ -19,17 +19,15 @@ from marble import checkpoint, diffusion
 from marble import workdir as workdirs
 from marble.config import bind, completed, nearest
 from marble.data.sources import Source, open_source
-from marble.diffusion import NoiseSchedule, PredictionType, weighting
-from marble.diffusion.prediction import coefficients
-from marble.diffusion.process import VarianceType
+from marble.diffusion import NoiseSchedule, weighting
 from marble.diffusion.timesteps import LossHistory
 from marble.errors import InputError
 from marble.models import LearnedLinear, LearnedMonotone, UNet
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig
 from marble.sampling import Ancestral, Sampler
+from marble.training.diffusion_config import DiffusionConfig, check_words
 from marble.training.learned_schedule import CURVE, schedule_of
 from marble.training.loop import TrainingConfig
-from marble.training.objectives import FIXED
 from marble.training.optimizer import adam, warmup_decay
 from marble.training.state import TrainState
 
@@ -91,17 +89,6 @@ class DataConfig:
     def open(self) -> Source:
         """The data set."""
         return open_source(self.name, source=self.source, data_dir=self.data_dir, image_size=self.image_size)
-
-
-@dataclasses.dataclass(frozen=True)
-class DiffusionConfig:
-    """What the section ``diffusion`` says beside the schedule and the weighting."""
-
-    prediction_type: PredictionType = "eps"
-    variance_type: VarianceType = "fixed_small"
-    """Of the reverse step in training: what the weighting elbo reads, or a learned one, which doubles the outputs."""
-    rescale_betas_zero_snr: bool = False
-    """Whether the schedule is stretched so that it ends without any image (Lin et al. 2024)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,19 +158,17 @@ def build(config: Mapping[str, Any], image: ImageSpec) -> Experiment:
         arguments[section] = bind(section, rest, *constructors_of(section, chosen[section]))
     schedule = chosen["diffusion"]["beta_schedule"](**arguments["diffusion"][0])
     diffusion_config = DiffusionConfig(**arguments["diffusion"][1])
-    if diffusion_config.rescale_betas_zero_snr:
-        schedule = rescaled(schedule, config["diffusion"].get("beta_schedule"))
+    schedule = diffusion_config.stretched(schedule, config["diffusion"].get("beta_schedule"))
     training = TrainingConfig(**arguments["training"][0])
     learning_rate = warmup_decay(**arguments["optimizer"][0])
     model = chosen["model"]
-    outputs = 1 if diffusion_config.variance_type in FIXED else 2
     experiment = Experiment(
         seed=config["seed"],
         data=DataConfig(**arguments["data"][0]),
         model=model["name"](
             **arguments["model"][0],
             dtype=model["dtype"],
-            out_channels=outputs * image.shape[-1],
+            out_channels=image.shape[-1] * (2 if diffusion_config.learns_variance else 1),
             reads_x_0=training.self_conditioning,
         ),
         schedule=schedule,
@@ -196,55 +181,15 @@ def build(config: Mapping[str, Any], image: ImageSpec) -> Experiment:
         sampling=SamplingConfig(**arguments["sampling"][1]),
         image=image,
     )
-    check_diffusion(experiment, chosen["diffusion"]["weighting"])
+    check_words(
+        diffusion_config,
+        schedule,
+        chosen["diffusion"]["weighting"],
+        timestep_sampling=training.timestep_sampling,
+        self_conditioning=training.self_conditioning,
+        sampler=experiment.sampler,
+    )
     return experiment
-
-
-def rescaled(schedule: NoiseSchedule | nn.Module, name: str) -> NoiseSchedule:
-    """The schedule stretched to end without any image; InputError for one that has no steps."""
-    if getattr(schedule, "num_train_timesteps", None) is None:
-        raise InputError(f"diffusion.rescale_betas_zero_snr is for schedules of steps: beta_schedule={name!r} has none")
-    return diffusion.rescale_zero_terminal_snr(schedule)
-
-
-def check_diffusion(experiment: Experiment, weighting_fn: weighting.Weighting) -> None:
-    """InputError where schedule, prediction, variance, weighting and the draw of t don't go together."""
-    schedule, training = experiment.schedule, experiment.training
-    kind, variance_type = experiment.diffusion.prediction_type, experiment.diffusion.variance_type
-    learned_variance = variance_type not in FIXED
-    if isinstance(schedule, diffusion.Schedule):
-        last = schedule.level(schedule.num_train_timesteps - 1)
-        a, b = coefficients(kind, last, schedule.previous_level(last.t))
-        determinant = last.alpha * b - last.sigma * a
-        if not (jnp.isfinite(determinant) and determinant):
-            raise InputError(
-                f"diffusion.prediction_type={kind!r} says nothing of the image at the last step of this schedule, which "
-                "is all noise: set it to v or x_0, or choose a schedule that ends with some image"
-            )
-        if learned_variance and weighting_fn is weighting.elbo:
-            raise InputError(
-                f"diffusion.weighting='elbo' is for fixed variances, and variance_type={variance_type!r} brings the "
-                "bound's terms itself: set weighting to simple"
-            )
-    else:
-        if kind == "posterior_mean":
-            raise InputError("diffusion.prediction_type='posterior_mean' needs a schedule of steps, such as linear")
-        if learned_variance:
-            raise InputError(f"diffusion.variance_type={variance_type!r} needs a schedule of steps, such as linear")
-        if training.timestep_sampling == "importance":
-            raise InputError("training.timestep_sampling='importance' needs a schedule of steps: take low_discrepancy")
-        if weighting_fn is weighting.elbo and variance_type != "fixed_small":
-            raise InputError(f"diffusion.variance_type={variance_type!r} needs a schedule of steps, such as linear")
-    if experiment.learns_schedule and (weighting_fn is not weighting.elbo or training.self_conditioning):
-        raise InputError(
-            "a learned diffusion.beta_schedule is trained by the bound: set diffusion.weighting='elbo' and "
-            "training.self_conditioning=False"
-        )
-    sampled = getattr(experiment.sampler, "variance_type", "fixed_small")
-    if sampled not in FIXED and sampled != variance_type:
-        raise InputError(
-            f"sampling.variance_type={sampled!r} needs a model that was trained with diffusion.variance_type={sampled!r}"
-        )
 
 
 def data_config(config: Mapping[str, Any]) -> DataConfig:

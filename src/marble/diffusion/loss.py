@@ -66,7 +66,7 @@ def vlb_term(
     variance_type: VarianceType,
     levels: int,
 ) -> Array:
-    """L_{t-1} of each image, and L_0 = -log p(x_0 | x_1) at step 0, in bits a dimension (Nichol & Dhariwal 2021, eq. 4).
+    """L_{t-1} of each image, and at step 0 L_0 = -log p(x_0 | x_1), in bits a dimension (Ho et al. 2020, eq. 5).
 
     x_0 and x_t are [b ...], t integers [b] in 0..T-1; levels are those of the data. Returns [b].
     """

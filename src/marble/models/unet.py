@@ -29,8 +29,8 @@ class UNet(nn.Module):
     """x_t [b h w c], t [b] (steps, integers or floats), context -> [b h w out_channels] float32.
 
     Level i has ``channels * channel_mult[i]`` channels. With ``num_classes`` the context may hold ``label`` [b] in
-    0..num_classes, where ``num_classes`` is the null class; no label means the null class. With ``reads_x_0`` it may hold
-    ``x_0`` [b h w c], an earlier estimate of the image; none means zeros (Chen et al. 2022). ``dtype`` is what is
+    0..num_classes, where ``num_classes`` is the null class; no label means the null class. With ``reads_x_0`` it may
+    hold ``x_0`` [b h w c], an earlier estimate of the image; none means zeros (Chen et al. 2022). ``dtype`` is what is
     computed in (parameters stay float32), and ``remat`` computes the residual blocks a second time in the gradient
     instead of keeping their insides. ``train`` switches dropout on; then ``rngs={"dropout": key}`` is needed.
 

@@ -66,7 +66,9 @@ def _continuous(schedule: NoiseSchedule, num_steps: int | None, length: int | No
     if num_steps is None or num_steps < 1:
         raise InputError(f"{num_steps} sampling steps: in continuous time give their number, at least 1")
     level = schedule.level(np.linspace(1, 0, num_steps, dtype=np.float32))
-    clean = 1 + (0 if length is None else length - num_steps)
+    clean = np.ones(1 + (0 if length is None else length - num_steps), np.float32)
     return Level(
-        *(np.append(np.asarray(x, np.float32), np.full(clean, end, np.float32)) for x, end in zip(level, (0, 1, 0)))
+        t=np.append(np.asarray(level.t), 0 * clean),
+        alpha=np.append(np.asarray(level.alpha), clean),
+        sigma=np.append(np.asarray(level.sigma), 0 * clean),
     )

@@ -71,9 +71,9 @@ def sample(
 
     levels holds arrays [N + 1] from the noisiest to the last, clean one (see ``grid``); keys [b] are ``image_keys``.
     num_steps <= N, which may be traced, walks the first num_steps + 1 levels only: with a padded grid, any number of
-    steps is one program. With self_conditioning the context of each step has its last one's ``x_0``, at first zeros. With
-    num_frames > 0, at most the number of steps, returns (images, Frames). Can be jitted,
-    vmapped and sharded. Raises InputError for more steps than levels, or more frames than steps, where these are known.
+    steps is one program. With num_frames > 0, at most the number of steps, returns (images, Frames). With
+    self_conditioning the context has the last step's ``x_0``, at first zeros (Chen et al. 2022). Can be jitted, vmapped
+    and sharded. Raises InputError for more steps than levels, or more frames than steps, where these are known.
     """
     count = levels.alpha.shape[0] - 1 if num_steps is None else num_steps
     if not isinstance(count, jax.core.Tracer):

@@ -44,7 +44,7 @@ def variational_loss_fn(
     label_dropout: float = 0.0,
     train: bool = True,
 ) -> LossFn:
-    """The bound in nats a dimension for params that hold the curve's under CURVE; options as of ``diffusion_loss_fn``."""
+    """The bound in nats a dimension; params hold the curve's under CURVE, and options are ``diffusion_loss_fn``'s."""
     draw = DrawOfT(timestep_sampling, None, batch_size)
 
     def loss_fn(params: Any, batch: Batch, key: Array) -> tuple[Array, dict[str, Any]]:

@@ -43,7 +43,7 @@ class TrainingConfig:
     steps_per_call: int = 1
     """Steps in one compiled call: more keep an accelerator busier."""
     timestep_sampling: TimestepSampling = "uniform"
-    """How t is drawn: uniform, low_discrepancy (evenly over a batch), importance (more often where the loss is large)."""
+    """How t is drawn: alike for all, evenly over a batch, or more often where the loss is large."""
     self_conditioning: bool = False
     """Whether half of the images come with the model's own estimate of x_0, as all do in sampling."""
     label_dropout: float = 0.0

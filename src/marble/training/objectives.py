@@ -17,13 +17,12 @@ from marble.diffusion.process import VarianceType
 from marble.diffusion.timesteps import LossHistory
 from marble.diffusion.weighting import Weighting
 from marble.sampling import noise_like
+from marble.training.diffusion_config import FIXED
 from marble.training.draws import DrawOfT, TimestepSampling, dropped_labels, example_keys
 from marble.typing import Array, Batch, Context, Level
 
 LossFn = Callable[..., tuple[Array, dict[str, Any]]]
 """loss_fn(params, batch, key), or with a state's loss_history as a fourth argument."""
-
-FIXED = ("fixed_small", "fixed_large")
 
 
 def prepare_batch(batch: Mapping[str, Array], key: Array, *, levels: int, flips: bool) -> Batch:
