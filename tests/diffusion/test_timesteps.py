@@ -57,7 +57,8 @@ def test_low_discrepancy_keeps_the_mean_and_lowers_the_variance():
     }
     for means in draws.values():
         assert abs(means.mean() - losses.mean()) < 4 * means.std() / np.sqrt(2000)
-    # Closed forms: an evenly spaced mean errs by the ends' difference over the batch, uniformly; the other as 1/sqrt(B).
+    # Closed forms: an evenly spaced mean errs by the ends' difference over the batch, uniformly; the other by
+    # 1/sqrt(B) of the losses' deviation.
     even = float(losses[0] - losses[-1]) / 16 / np.sqrt(12)
     np.testing.assert_allclose(draws["even"].std(), even, rtol=0.05)
     np.testing.assert_allclose(draws["uniform"].std(), losses.std() / 4, rtol=0.05)

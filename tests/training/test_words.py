@@ -1,9 +1,12 @@
 """Every word of the theory that a config can say trains two real steps of the digits."""
 
+import dataclasses
 import itertools
 from typing import get_args
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -13,7 +16,7 @@ from marble.config import load_config
 from marble.data.loader import train_batches
 from marble.diffusion import PredictionType
 from marble.diffusion.process import VarianceType
-from marble.parallel import data_mesh, put_batch, replicated
+from marble.parallel import data_mesh
 from marble.pipelines import ImageSpec
 from marble.training.draws import TimestepSampling
 
@@ -36,6 +39,21 @@ EXPERIMENTS = [
     ({"beta_schedule": "learned_linear", **BOUND}, {"timestep_sampling": "uniform"}),
     ({"beta_schedule": "learned_monotone", **BOUND, "features": 16}, {"timestep_sampling": "low_discrepancy"}),
 ]
+
+
+class Small(nn.Module):
+    """What a U-Net takes and gives, in two convolutions: words are not about the network."""
+
+    out_channels: int
+    reads_x_0: bool
+    num_classes: None = None
+
+    @nn.compact
+    def __call__(self, x_t, t, context=None, *, train=False):
+        if self.reads_x_0:
+            x_t = jnp.concatenate([x_t, (context or {}).get("x_0", jnp.zeros_like(x_t))], axis=-1)
+        h = nn.swish(nn.Conv(4, (3, 3))(x_t) + nn.Dense(4)(t[:, None] / 1000)[:, None, None])
+        return nn.Conv(self.out_channels, (3, 3))(h)
 
 
 def config_of(diffusion, training):
@@ -65,19 +83,18 @@ def test_two_real_steps(diffusion, training):
     config = builders.complete(config_of(diffusion, training))
     source = builders.data_config(config).open()
     experiment = builders.build(config, ImageSpec(tuple(source.image_shape), source.levels))
-    mesh = data_mesh()
-    run.check(experiment, source, mesh)
-    state = jax.device_put(builders.init_state(experiment), replicated(mesh))
+    model = Small(experiment.model.out_channels, experiment.model.reads_x_0)
+    experiment = dataclasses.replace(experiment, model=model)
+    run.check(experiment, source, data_mesh())
+    state = jax.jit(lambda: builders.init_state(experiment))()
     before = state.params
     step = jax.jit(run.make_train_step_of(experiment))
     for batch in itertools.islice(train_batches(source.read("train"), batch_size=8, seed=0), 2):
-        state, metrics = step(state, put_batch(mesh, batch), jax.random.key(0))
+        state, metrics = step(state, batch, jax.random.key(0))
     assert int(state.step) == 2 and not state.diverged and metrics["loss"] > 0
-    # The last layer begins at zero, so the first step moves it alone and the second the rest; warm-up makes step 1 rest.
     changed = jax.tree.map(lambda old, new: not np.array_equal(old, new), before, state.params)
-    assert changed["conv_out"]["kernel"] and changed["conv_out"]["bias"]
-    if experiment.learns_schedule:
-        assert all(jax.tree.leaves(changed["log_snr"]))
+    assert all(jax.tree.leaves(changed))
+    assert ("log_snr" in changed) == experiment.learns_schedule
     if training.get("timestep_sampling") == "importance":
         assert int(state.loss_history.counts.sum()) == 16
 
