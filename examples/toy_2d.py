@@ -42,8 +42,9 @@ def train_step(params, opt_state, key):
     t, noise = jax.random.randint(t_key, (512,), 0, 200), jax.random.normal(noise_key, (512, 2))
 
     def loss(params):
-        eps = lambda *inputs: model(params, *inputs)  # noqa: E731
-        return diffusion.eps_loss(schedule, eps, x_0=spiral(data_key, 512), t=t, noise=noise).mean()
+        x_0 = spiral(data_key, 512)
+        eps = model(params, diffusion.q_sample(schedule, x_0, t, noise), t)
+        return diffusion.denoising_loss(eps, "eps", x_0=x_0, noise=noise, level=schedule.level(t)).mean()
 
     value, grads = jax.value_and_grad(loss)(params)
     updates, opt_state = optimizer.update(grads, opt_state)

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from marble import builders
 from marble.config import bind, completed, differences, flat, load_config
+from marble.diffusion import weighting
 from marble.errors import InputError
 
 
@@ -119,7 +120,8 @@ def change(config, key, value):
         ("model.dtype", "float16", "model.dtype='float16' is unknown"),
         ("model.chanels", 3, "unknown config key model.chanels=3; did you mean 'channels'"),
         ("diffusion.beta_schedule", "lin", "diffusion.beta_schedule='lin' is unknown"),
-        ("diffusion.variance_type", "fixed_small", "unknown config key diffusion.variance_type"),
+        ("diffusion.variance_type", "small", "diffusion.variance_type='small'"),
+        ("diffusion.gamma", 5.0, "unknown config key diffusion.gamma"),
         ("optimizer.lr", 1.0, "unknown config key optimizer.lr=1.0"),
         ("sampling.sampler", "ddin", "sampling.sampler='ddin' is unknown; did you mean 'ddim'"),
         ("sampling.variance_type", "large", "sampling.variance_type='large'"),
@@ -139,14 +141,6 @@ def test_completing_twice_changes_nothing():
     assert isinstance(once, ConfigDict)
 
 
-def test_the_elbo_weighting_is_a_config_word():
-    config = change(change(minimal(), "diffusion.weighting", "elbo"), "diffusion.variance_type", "fixed_large")
-    image = builders.ImageSpec((8, 8, 1), 17)
-    weights = builders.build(config, image).weights
-    assert len(weights) == 10 and np.ptp(weights) > 0
-    assert builders.build(minimal(), image).weights.tolist() == [1] * 10
-
-
 @pytest.mark.parametrize("name", builders.SAMPLERS)
 def test_every_sampler_is_a_config_word(name):
     config = builders.complete(change(minimal(), "sampling", {"sampler": name}))
@@ -164,3 +158,58 @@ def test_another_sampler_takes_the_settings_that_it_has():
     sampling = {"sampler": "ancestral", "variance_type": "fixed_large", "num_steps": 7}
     assert builders.with_sampler(sampling, "ddim") == {"sampler": "ddim", "num_steps": 7}
     assert builders.with_sampler(sampling, "ancestral") == sampling
+
+
+def words(changes, **sections):
+    config = minimal().to_dict()
+    for key, value in changes.items():
+        section, _, name = key.partition(".")
+        config[section][name] = value
+    return ConfigDict({**config, **sections})
+
+
+def test_weightings_are_config_words_with_their_arguments():
+    t = np.arange(1, 10)
+    for changes, expected in (
+        ({"diffusion.weighting": "elbo", "diffusion.variance_type": "fixed_large"}, {"variance_type": "fixed_large"}),
+        ({"diffusion.weighting": "elbo"}, {}),
+    ):
+        experiment = builders.build(words(changes), builders.ImageSpec((8, 8, 1), 17))
+        found = experiment.weighting(experiment.schedule, t)
+        np.testing.assert_array_equal(found, weighting.elbo(experiment.schedule, t, **expected))
+    experiment = builders.build(
+        words({"diffusion.weighting": "min_snr", "diffusion.gamma": 2.0}), builders.ImageSpec((8, 8, 1), 17)
+    )
+    np.testing.assert_array_equal(
+        experiment.weighting(experiment.schedule, t), weighting.min_snr(experiment.schedule, t, gamma=2.0)
+    )
+    experiment = builders.build(minimal(), builders.ImageSpec((8, 8, 1), 17))
+    assert experiment.weighting(experiment.schedule, t) is None
+
+
+STEPLESS = {"beta_schedule": "cosine"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sections", "message"),
+    [
+        ({"diffusion.rescale_betas_zero_snr": True}, {}, "prediction_type='eps' says nothing .* set it to v or x_0"),
+        (
+            {},
+            {"diffusion": {"beta_schedule": "jsd", "num_train_timesteps": 10, "prediction_type": "score"}},
+            "prediction_type='score' says nothing",
+        ),
+        ({}, {"diffusion": {**STEPLESS, "rescale_betas_zero_snr": True}}, "beta_schedule='cosine' has none"),
+        ({}, {"diffusion": {**STEPLESS, "prediction_type": "posterior_mean"}}, "'posterior_mean' needs .* of steps"),
+        ({}, {"diffusion": {**STEPLESS, "variance_type": "learned"}}, "'learned' needs .* of steps"),
+        ({"training.timestep_sampling": "importance"}, {"diffusion": STEPLESS}, "'importance' needs .* of steps"),
+        ({"diffusion.weighting": "elbo", "diffusion.variance_type": "learned"}, {}, "set weighting to simple"),
+        ({"sampling.variance_type": "learned_range"}, {}, "trained with diffusion.variance_type='learned_range'"),
+        ({}, {"diffusion": {"beta_schedule": "learned_linear"}}, "set diffusion.weighting='elbo'"),
+        ({"training.timestep_sampling": "even"}, {}, "training.timestep_sampling='even'"),
+        ({"diffusion.prediction_type": "noise"}, {}, "diffusion.prediction_type='noise'"),
+    ],
+)
+def test_words_that_do_not_go_together_are_refused(changes, sections, message):
+    with pytest.raises(InputError, match=message):
+        builders.build(words(changes, **sections), builders.ImageSpec((8, 8, 1), 17))

@@ -5,6 +5,7 @@ that signature is the schema.
 """
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -19,9 +20,10 @@ from marble import checkpoint, diffusion
 from marble import workdir as workdirs
 from marble.config import bind, completed, nearest, schema
 from marble.data.sources import Source, open_source
-from marble.diffusion import NoiseSchedule, Schedule, weighting
+from marble.diffusion import NoiseSchedule, weighting
+from marble.diffusion.timesteps import LossHistory
 from marble.errors import InputError
-from marble.models import UNet
+from marble.models import LearnedLinear, LearnedMonotone, UNet
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig
 from marble.sampling import (
     DDIM,
@@ -37,13 +39,39 @@ from marble.sampling import (
     dpm_solver_3m,
     dpm_solver_sde,
 )
+from marble.training.diffusion_config import DiffusionConfig, check_words
+from marble.training.learned_schedule import CURVE, schedule_of
 from marble.training.loop import TrainingConfig
 from marble.training.optimizer import adam, warmup_decay
+from marble.training.state import TrainState
 
 MODELS = {"unet": UNet}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-SCHEDULES = {"linear": diffusion.linear}
-WEIGHTINGS = {"simple": weighting.simple, "elbo": weighting.elbo}
+SCHEDULES = {
+    "linear": diffusion.linear,
+    "scaled_linear": diffusion.scaled_linear,
+    "quadratic": diffusion.scaled_linear,
+    "constant": diffusion.constant,
+    "jsd": diffusion.jsd,
+    "warmup10": diffusion.warmup10,
+    "warmup50": diffusion.warmup50,
+    "squaredcos_cap_v2": diffusion.squaredcos_cap_v2,
+    "sigmoid": diffusion.sigmoid,
+    "cosine": diffusion.cosine,
+    "edm": diffusion.edm,
+    "rectified_flow": diffusion.rectified_flow,
+    "learned_linear": LearnedLinear,
+    "learned_monotone": LearnedMonotone,
+}
+WEIGHTINGS = {
+    "simple": weighting.simple,
+    "elbo": weighting.elbo,
+    "snr": weighting.snr,
+    "min_snr": weighting.min_snr,
+    "p2": weighting.p2,
+    "sigmoid": weighting.sigmoid,
+    "edm": weighting.edm,
+}
 OPTIMIZERS = {"adam": adam}
 PREDICTORS = {"ancestral": Ancestral, "ddim": DDIM, "euler": Euler, "heun": Heun}
 
@@ -61,6 +89,8 @@ def predictor_corrector(
 def with_schedule(sampler: Callable[..., Sampler], schedule: NoiseSchedule, **arguments: Any) -> Sampler:
     """A sampler with these arguments, checked; those that ask for levels off their grid get the schedule too."""
     asks = "schedule" in inspect.signature(sampler).parameters
+    if asks and isinstance(schedule, nn.Module):
+        raise InputError("this sampler leaves its grid, and can't where the schedule is learned: choose another")
     built = sampler(schedule, **arguments) if asks else sampler(**arguments)
     jax.eval_shape(lambda: built.init(jnp.zeros((1, 1)), 1))
     return built
@@ -117,8 +147,10 @@ class Experiment:
     seed: int
     data: DataConfig
     model: nn.Module
-    schedule: Schedule
-    weights: Any
+    schedule: NoiseSchedule | nn.Module
+    """One that is learned is a module, whose parameters are with the model's: ask ``schedule_of``."""
+    diffusion: DiffusionConfig
+    weighting: weighting.Weighting
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[Any], Any]
     training: TrainingConfig
@@ -126,17 +158,28 @@ class Experiment:
     sampling: SamplingConfig
     image: ImageSpec
 
+    @property
+    def learns_schedule(self) -> bool:
+        """Whether the schedule is trained with the model."""
+        return isinstance(self.schedule, nn.Module)
+
+    def schedule_of(self, params: Any) -> NoiseSchedule:
+        """The schedule, which may be learned and so among the parameters."""
+        return schedule_of(self.schedule, params) if self.learns_schedule else self.schedule
+
     def pipeline(self, params: Any, *, guide: DiffusionPipeline | None = None) -> DiffusionPipeline:
         """The sampler of this experiment's model with these parameters."""
         return DiffusionPipeline(
             model=self.model,
             params=params,
-            schedule=self.schedule,
+            schedule=self.schedule_of if self.learns_schedule else self.schedule,
+            prediction_type=self.diffusion.prediction_type,
             image=self.image,
             sampler=self.sampler,
             config=self.sampling,
             has_null_class=self.training.label_dropout > 0,
             guide=guide,
+            self_conditioning=self.training.self_conditioning,
         )
 
 
@@ -164,21 +207,39 @@ def build(config: Mapping[str, Any], image: ImageSpec) -> Experiment:
         chosen[section], rest = pick(section, config[section])
         arguments[section] = bind(section, rest, *constructors_of(section, chosen[section]))
     schedule = chosen["diffusion"]["beta_schedule"](**arguments["diffusion"][0])
+    diffusion_config = DiffusionConfig(**arguments["diffusion"][1])
+    schedule = diffusion_config.stretched(schedule, config["diffusion"].get("beta_schedule"))
+    training = TrainingConfig(**arguments["training"][0])
     learning_rate = warmup_decay(**arguments["optimizer"][0])
     model = chosen["model"]
-    return Experiment(
+    experiment = Experiment(
         seed=config["seed"],
         data=DataConfig(**arguments["data"][0]),
-        model=model["name"](**arguments["model"][0], dtype=model["dtype"], out_channels=image.shape[-1]),
+        model=model["name"](
+            **arguments["model"][0],
+            dtype=model["dtype"],
+            out_channels=image.shape[-1] * (2 if diffusion_config.learns_variance else 1),
+            reads_x_0=training.self_conditioning,
+        ),
         schedule=schedule,
-        weights=chosen["diffusion"]["weighting"](schedule, **arguments["diffusion"][1]),
+        diffusion=diffusion_config,
+        weighting=functools.partial(chosen["diffusion"]["weighting"], **arguments["diffusion"][2]),
         optimizer=chosen["optimizer"]["name"](learning_rate, **arguments["optimizer"][1]),
         learning_rate=learning_rate,
-        training=TrainingConfig(**arguments["training"][0]),
+        training=training,
         sampler=with_schedule(chosen["sampling"]["sampler"], schedule, **arguments["sampling"][0]),
         sampling=SamplingConfig(**arguments["sampling"][1]),
         image=image,
     )
+    check_words(
+        diffusion_config,
+        schedule,
+        chosen["diffusion"]["weighting"],
+        timestep_sampling=training.timestep_sampling,
+        self_conditioning=training.self_conditioning,
+        sampler=experiment.sampler,
+    )
+    return experiment
 
 
 def data_config(config: Mapping[str, Any]) -> DataConfig:
@@ -198,7 +259,7 @@ def constructors_of(section: str, chosen: Mapping[str, Any]) -> list[Callable[..
         case "model":
             return [chosen["name"]]
         case "diffusion":
-            return [chosen["beta_schedule"], chosen["weighting"]]
+            return [chosen["beta_schedule"], DiffusionConfig, chosen["weighting"]]
         case "optimizer":
             return [warmup_decay, chosen["name"]]
         case "training":
@@ -259,8 +320,19 @@ def with_sampler(sampling: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def init_params(experiment: Experiment) -> Any:
-    """The model's initial parameters, which depend on the seed alone."""
+    """The initial parameters of the model, and of a schedule that is learned; they depend on the seed alone."""
     x = jnp.zeros((1, *experiment.image.shape))
     context = None if experiment.model.num_classes is None else {"label": jnp.zeros(1, jnp.int32)}
     key = jax.random.key(experiment.seed, impl="threefry2x32")
-    return experiment.model.init(key, x, jnp.zeros(1, jnp.int32), context)["params"]
+    params = experiment.model.init(key, x, jnp.zeros(1, jnp.int32), context)["params"]
+    if not experiment.learns_schedule:
+        return params
+    return {**params, CURVE: experiment.schedule.init(jax.random.fold_in(key, 1), jnp.zeros(1))["params"]}
+
+
+def init_state(experiment: Experiment) -> TrainState:
+    """The state before the first step."""
+    history = None
+    if experiment.training.timestep_sampling == "importance":
+        history = LossHistory.empty(experiment.schedule.num_train_timesteps)
+    return TrainState.create(init_params(experiment), experiment.optimizer, history)

@@ -30,6 +30,7 @@ from marble.pipelines import ImageSpec
 from marble.pipelines.pictures import save_png
 from marble.sampling import levels
 from marble.training.interruption import Interruption
+from marble.training.learned_schedule import variational_loss_fn
 from marble.training.loop import Hooks, call_lengths, restore_or_init, train
 from marble.training.objectives import LossFn, diffusion_loss_fn, prepare_batch
 from marble.training.state import TrainState
@@ -65,7 +66,7 @@ def _run(config: ml_collections.ConfigDict, directory: str, interruption: Interr
     everywhere = replicated(mesh)
 
     def init() -> TrainState:
-        return TrainState.create(builders.init_params(experiment), experiment.optimizer)
+        return builders.init_state(experiment)
 
     jax.eval_shape(init)  # a model that does not fit the images fails here, before anything is written
     facts = workdir.DataFacts(image, dict(source.splits), source.originals)
@@ -103,7 +104,10 @@ def _run(config: ml_collections.ConfigDict, directory: str, interruption: Interr
 def check(experiment: Experiment, source: Source, mesh: Mesh) -> None:
     """InputError for parts that don't fit each other, the data or the devices."""
     training, classes, sampling = experiment.training, experiment.model.num_classes, experiment.sampling
-    levels(experiment.schedule, sampling.num_steps, sampling.timestep_spacing)
+    if experiment.learns_schedule and sampling.num_steps is None:
+        raise InputError("sampling.num_steps is missing: a learned schedule has no number of steps of its own")
+    if not experiment.learns_schedule:
+        levels(experiment.schedule, sampling.num_steps, sampling.timestep_spacing)
     if SPLIT not in source.splits:
         raise InputError(f"{source.name} has no split {SPLIT!r} to train on; there are: {', '.join(source.splits)}")
     if training.label_dropout and classes is None:
@@ -127,26 +131,47 @@ def held_out_split(source: Source) -> str | None:
 
 def make_train_step_of(experiment: Experiment) -> Callable[..., Any]:
     """The train step on the loader's uint8 batches."""
-    loss_fn = diffusion_loss_fn(
-        experiment.model,
-        experiment.schedule,
-        weights=experiment.weights,
-        label_dropout=experiment.training.label_dropout,
-    )
     return make_train_step(
-        on_uint8(loss_fn, experiment.image.levels, flips=experiment.data.flip),
+        on_uint8(
+            loss_fn_of(experiment, label_dropout=experiment.training.label_dropout),
+            experiment.image.levels,
+            flips=experiment.data.flip,
+        ),
         experiment.optimizer,
         ema_decay=experiment.training.ema_decay,
         accumulate=experiment.training.accumulate,
     )
 
 
+def loss_fn_of(experiment: Experiment, *, train: bool = True, label_dropout: float = 0.0) -> LossFn:
+    """The loss that the experiment's words name."""
+    chosen, training = experiment.diffusion, experiment.training
+    options = dict(
+        prediction_type=chosen.prediction_type,
+        timestep_sampling=training.timestep_sampling,
+        batch_size=training.batch_size,
+        levels=experiment.image.levels,
+        label_dropout=label_dropout,
+        train=train,
+    )
+    if experiment.learns_schedule:
+        return variational_loss_fn(experiment.model, experiment.schedule, **options)
+    return diffusion_loss_fn(
+        experiment.model,
+        experiment.schedule,
+        variance_type=chosen.variance_type,
+        weighting=experiment.weighting,
+        self_conditioning=training.self_conditioning,
+        **options,
+    )
+
+
 def on_uint8(loss_fn: LossFn, levels: int, *, flips: bool) -> LossFn:
     """loss_fn on batches as they come from the loader."""
 
-    def on_loaded(params: Any, batch: Batch, key: Array) -> Any:
+    def on_loaded(params: Any, batch: Batch, key: Array, *memory: Any) -> Any:
         flip_key, loss_key = jax.random.split(key)
-        return loss_fn(params, prepare_batch(batch, flip_key, levels=levels, flips=flips), loss_key)
+        return loss_fn(params, prepare_batch(batch, flip_key, levels=levels, flips=flips), loss_key, *memory)
 
     return on_loaded
 
@@ -171,7 +196,7 @@ def device_batches(experiment: Experiment, source: Source, mesh: Mesh, *, start_
 
 def held_out_loss(experiment: Experiment, source: Source, mesh: Mesh, key: Array) -> Callable[[Any], float]:
     """A function of parameters: the loss over the held-out split, with the same t and noise every time."""
-    loss_fn = diffusion_loss_fn(experiment.model, experiment.schedule, weights=experiment.weights, train=False)
+    loss_fn = loss_fn_of(experiment, train=False)
     sums = jax.jit(
         lambda *inputs: on_uint8(loss_fn, experiment.image.levels, flips=False)(*inputs)[1],
         compiler_options=compiler_options(gradients=False),

@@ -53,9 +53,9 @@ def test_print_config_shows_every_key(capsys):
 
 
 def test_a_name_on_the_command_line_brings_its_keys(capsys):
-    words = ["--config.diffusion.weighting=elbo", "--config.diffusion.variance_type=fixed_large"]
+    words = ["--config.diffusion.weighting=min_snr", "--config.diffusion.gamma=2.0"]
     assert main(["train", "--config", "digits", *words, "--print_config"]) == 0
-    assert '"variance_type": "fixed_large"' in capsys.readouterr().out
+    assert '"gamma": 2.0' in capsys.readouterr().out
 
 
 def line(capsys):
@@ -116,7 +116,7 @@ SAMPLE = ["sample", "--workdir", "TRAINED", "--out", "OUT"]
             [*TRAIN, "--config.optimizer.warmup_steps=5", "--config.optimizer.decay_steps=5"],
             "decay_steps=5 must be above",
         ),
-        ([*TRAIN, "--config.diffusion.variance_type=fixed_large"], "unknown config key diffusion.variance_type"),
+        ([*TRAIN, "--config.diffusion.gamma=2.0"], "unknown config key diffusion.gamma"),
         ([*TRAIN, "--config.diffusion.weighting=elbow"], "weighting='elbow' is unknown; did you mean 'elbo'"),
         (["train", "--config", "digits:smoke", "--workdir="], "--workdir is empty"),
         (["train", "--config", "digits:smoke", "--workdir", "FILE"], "--workdir FILE can't be written to"),

@@ -190,7 +190,7 @@ def test_a_guide_is_gone_away_from(pipe):
     plain = pipe.sample(3, as_float=True)
     np.testing.assert_allclose(guided_by(pipe.params), plain, atol=1e-4)  # from the model to itself is no way
     assert np.abs(guided_by(jax.tree.map(lambda x: 0.9 * x, pipe.params)) - plain).max() > 0.01
-    with pytest.raises(InputError, match="guide's images and schedule"):
+    with pytest.raises(InputError, match="guide's images and number of steps"):
         DiffusionPipeline(**{**options, "schedule": linear(30)}, guide=pipe)
 
 

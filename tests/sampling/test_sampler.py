@@ -9,6 +9,7 @@ from marble.diffusion import denoiser, linear
 from marble.errors import InputError
 from marble.parallel import data_mesh, put_batch, replicated
 from marble.sampling import Ancestral, image_keys, levels, sample
+from marble.typing import Prediction
 
 SCHEDULE = linear()
 MEAN, VARIANCE = 0.3, 0.25
@@ -132,3 +133,14 @@ def test_more_steps_than_levels_and_more_frames_than_steps_are_refused(options, 
             (3,),
             **options,
         )
+
+
+def test_self_conditioning_tells_the_last_estimate():
+    # A model that adds 1 to what it is told: after N steps its estimate has been counted up N times.
+    def denoise_fn(x_t, level, context):
+        x_0 = context["x_0"] + 1
+        return Prediction(x_0, jnp.zeros_like(x_t))
+
+    keys = image_keys(0, jnp.arange(2))
+    _, frames = sample(denoise_fn, Ancestral(), levels(SCHEDULE, 5), keys, (3,), num_frames=5, self_conditioning=True)
+    np.testing.assert_array_equal(frames.x_0[:, 0, 0], [1, 2, 3, 4, 5])

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from marble.diffusion import linear
+from marble.diffusion.timesteps import LossHistory
 from marble.parallel import data_mesh, put_batch, replicated
+from marble.training.draws import example_keys
 from marble.training.ema import ema_update
-from marble.training.objectives import diffusion_loss_fn, example_keys, prepare_batch
+from marble.training.objectives import diffusion_loss_fn, prepare_batch
 from marble.training.optimizer import adam, warmup_decay
 from marble.training.state import TrainState
 from marble.training.step import make_train_step, several_steps
@@ -188,3 +190,92 @@ def test_masked_images_do_not_count():
     part = {k: v[:5] for k, v in batch.items()}
     masked, alone = (loss_fn(params, b, KEY)[1] for b in ({**batch, "mask": mask}, part))
     assert_close(masked, alone, rtol=1e-5)
+
+
+def importance_step(size=16, **options):
+    loss_fn = diffusion_loss_fn(Tiny(), linear(4), timestep_sampling="importance", batch_size=size)
+    return make_train_step(loss_fn, OPTIMIZER, ema_decay=0.9, **options)
+
+
+def filled_state():
+    """A state whose history is nearly full: the draws become uneven on the way."""
+    rng = np.random.default_rng(0)
+    losses = jnp.asarray(rng.exponential([[1.0], [2.0], [3.0], [9.0]], (4, 10)), jnp.float32)
+    state = state_of(Tiny())
+    return TrainState.create(state.params, OPTIMIZER, LossHistory(losses, jnp.array([9, 10, 10, 10])))
+
+
+def test_importance_remembers_the_same_however_the_batch_is_split():
+    mesh = data_mesh()
+    whole, _ = run(jax.jit(importance_step()), filled_state(), 4)
+    parts, _ = run(jax.jit(importance_step(accumulate=4)), filled_state(), 4)
+    step, spread = jax.jit(importance_step()), jax.device_put(filled_state(), replicated(mesh))
+    for k in range(4):
+        spread, _ = step(spread, put_batch(mesh, batch_of(16, k)), KEY)
+    batches = jax.tree.map(lambda *x: np.stack(x), *[batch_of(16, k) for k in range(4)])
+    together, _ = jax.jit(several_steps(importance_step()))(filled_state(), batches, KEY)
+    assert int(whole.loss_history.counts.sum()) == 39 + 64
+    assert np.ptp(whole.loss_history.probabilities()) > 0.1
+    for other in (parts, spread, together):
+        np.testing.assert_array_equal(other.loss_history.counts, whole.loss_history.counts)
+        assert_close(other.loss_history.losses, whole.loss_history.losses, rtol=1e-4, atol=1e-5)
+        assert_close(other.params, whole.params, atol=1e-5)
+
+
+def test_importance_weighted_losses_and_gradients_estimate_the_uniform_ones():
+    # Over many images: the same mean of the loss, its gradient and its share of each quarter of t.
+    loss_fn = diffusion_loss_fn(Tiny(), linear(4), timestep_sampling="importance", batch_size=40_000)
+    params, batch, history = state_of(Tiny()).params, batch_of(40_000), filled_state().loss_history
+    history = history._replace(counts=jnp.full(4, 10))
+    gradient = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+    (uniform, by_uniform), g = gradient(params, batch, KEY)
+    (weighted, by_importance), g_weighted = gradient(params, batch, KEY, history)
+    np.testing.assert_allclose(weighted, uniform, rtol=0.02)
+    assert_close(g_weighted, g, atol=0.03)
+    means = [sums["loss_by_t"] / sums["count_by_t"] for sums in (by_uniform, by_importance)]
+    np.testing.assert_allclose(*means, rtol=0.02)
+    counts = np.bincount(by_importance["draws"]["t"], minlength=4) / 40_000
+    np.testing.assert_allclose(counts, history.probabilities(), atol=0.02)
+
+
+def test_low_discrepancy_is_the_same_in_micro_batches_and_on_eight_devices():
+    def step(**options):
+        loss_fn = diffusion_loss_fn(Tiny(), linear(100), timestep_sampling="low_discrepancy", batch_size=16)
+        return jax.jit(make_train_step(loss_fn, OPTIMIZER, ema_decay=0.9, **options))
+
+    mesh = data_mesh()
+    whole, parts = (run(step(accumulate=k), state_of(Tiny()), 2)[0] for k in (1, 2))
+    spread = jax.device_put(state_of(Tiny()), replicated(mesh))
+    for k in range(2):
+        spread, _ = step()(spread, put_batch(mesh, batch_of(16, k)), KEY)
+    for other in (parts, spread):
+        assert_close(other.params, whole.params, atol=2e-6)
+        assert_close(other.window, whole.window, rtol=1e-5)
+    np.testing.assert_array_equal(whole.window.count_by_t, 8)  # 16 images twice: 4 in each quarter, exactly
+
+
+class Echo:
+    """Guesses a fixed image, and notes what it was told."""
+
+    num_classes = None
+
+    def __init__(self):
+        self.told = []
+
+    def apply(self, variables, x_t, t, context, *, train, rngs):
+        self.told.append((context or {}).get("x_0"))
+        return jnp.full(x_t.shape, 3.0) * variables["params"]
+
+
+def test_half_of_the_images_see_the_model_s_own_estimate():
+    model = Echo()
+    loss_fn = diffusion_loss_fn(model, linear(100), prediction_type="x_0", self_conditioning=True)
+    batch = batch_of(400)
+    gradient = jax.grad(lambda p: loss_fn(p, batch, KEY)[0])(jnp.ones(()))
+    first, second = model.told
+    assert first is None
+    shown = np.asarray(second).reshape(400, -1)
+    assert set(np.unique(shown)) == {0, 1}  # the estimate 3, cut to the range of images
+    assert (np.ptp(shown, axis=1) == 0).all() and 150 < shown[:, 0].sum() < 250
+    # Of mean((3 p - x_0)²): nothing comes back through the estimate.
+    np.testing.assert_allclose(gradient, 6 * (3 - batch["image"]).mean(), rtol=1e-4)

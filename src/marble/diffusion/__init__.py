@@ -1,8 +1,9 @@
 """The theory: arrays in, arrays out. Start with process.py, then prediction.py and loss.py."""
 
 from marble.diffusion.continuous import ContinuousSchedule, cosine, edm, from_curve, rectified_flow
+from marble.diffusion.decoder import discretised_gaussian_log_prob, tanh_discretised_gaussian_log_prob
 from marble.diffusion.likelihood import gaussian_kl, prior_kl, transition_kl
-from marble.diffusion.loss import eps_loss
+from marble.diffusion.loss import denoising_loss, variance_loss, vlb_term
 from marble.diffusion.prediction import PredictionType, denoiser, eps_from_x_0, predict, read, x_0_from_eps
 from marble.diffusion.process import Gaussian, ancestral_step, p_posterior, q_posterior, q_sample, q_step
 from marble.diffusion.schedules import (
@@ -30,9 +31,10 @@ __all__ = [
     "constant",
     "cosine",
     "denoiser",
+    "denoising_loss",
+    "discretised_gaussian_log_prob",
     "edm",
     "eps_from_x_0",
-    "eps_loss",
     "from_betas",
     "from_curve",
     "gaussian_kl",
@@ -50,7 +52,10 @@ __all__ = [
     "scaled_linear",
     "sigmoid",
     "squaredcos_cap_v2",
+    "tanh_discretised_gaussian_log_prob",
     "transition_kl",
+    "variance_loss",
+    "vlb_term",
     "warmup10",
     "warmup50",
     "x_0_from_eps",

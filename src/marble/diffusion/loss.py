@@ -1,30 +1,104 @@
-"""The loss that the ELBO becomes when the model predicts the noise."""
+"""The losses: one error of a prediction, whatever it is a prediction of, and the term of the bound for its variance.
 
+A network's output is a reading ``a x_0 + b eps`` (``prediction``). Of two predictions of one x_t the readings differ in
+proportion, for ``alpha dx_0 + sigma deps = 0``:
+
+    d(a x_0 + b eps) = (alpha b - sigma a) / alpha * deps
+
+So an error in the network's own space, times a number that depends on the noise level alone, is the error in eps, in
+x_0, in v. Weights are stated for the error in eps (``weighting``), and turned into those of the network's own error;
+eps itself, which at high noise would be the difference of almost equal numbers, is never formed.
+"""
+
+import jax
 import jax.numpy as jnp
 
-from marble.diffusion.prediction import ModelFn
-from marble.diffusion.process import q_sample
-from marble.diffusion.schedules import Schedule
-from marble.typing import Array, Context
+from marble.diffusion.decoder import discretised_gaussian_log_prob
+from marble.diffusion.likelihood import transition_kl
+from marble.diffusion.prediction import PredictionType, coefficients, read
+from marble.diffusion.process import VarianceType, p_posterior
+from marble.diffusion.schedules import LOWEST_LOG_SNR, Schedule
+from marble.diffusion.weighting import reverse_variance
+from marble.typing import Array, Level, Prediction
 
 
-def eps_loss(
-    schedule: Schedule,
-    model: ModelFn,
+def denoising_loss(
+    output: Array,
+    prediction_type: PredictionType,
     *,
     x_0: Array,
-    t: Array,
     noise: Array,
-    context: Context | None = None,
-    weights: Array | None = None,
+    level: Level,
+    level_s: Level | None = None,
+    weight: Array | None = None,
 ) -> Array:
-    """w_t mean((noise - eps(x_t, t))^2) for each image, x_t = q_sample(x_0, t, noise).
+    """w_t mean((noise - eps)²) of each image, from the network's output for x_t = alpha x_0 + sigma noise.
 
-    Without weights it is L_simple (Ho et al. 2020, eq. 14), with ``weighting.elbo`` the terms of the ELBO (eq. 12) in
-    nats a dimension. x_0 and noise are [b ...], t [b], weights a table [T]. Returns [b]; the mean over the axes
-    of an image is in float32 or wider.
+    Without a weight it is mean((output - target)²), weight 1 in the network's own space: L_simple for eps (Ho et al.
+    2020, eq. 14). weight [b] is that of the error in eps, so that the same weight is the same loss for every
+    prediction type; with ``weighting.elbo`` it is the bound's term in nats a dimension. output, x_0 and noise are
+    [b ...]; level_s is for the posterior mean alone. Returns [b]; means are in float32 or wider.
     """
-    eps = model(q_sample(schedule, x_0, t, noise), t, context)
-    wide = jnp.promote_types(eps.dtype, jnp.float32)
-    squared_error = jnp.square(noise - eps).mean(axis=tuple(range(1, x_0.ndim)), dtype=wide)
-    return squared_error if weights is None else jnp.asarray(weights, squared_error.dtype)[t] * squared_error
+    error = output - read(Prediction(x_0, noise), prediction_type, level=level, level_s=level_s)
+    wide = jnp.promote_types(error.dtype, jnp.float32)
+    squared_error = jnp.square(error).mean(axis=tuple(range(1, error.ndim)), dtype=wide)
+    if weight is None:
+        return squared_error
+    share = eps_share(prediction_type, level, level_s)
+    return (jnp.asarray(weight) * share**2).astype(wide) * squared_error
+
+
+def eps_share(prediction_type: PredictionType, level: Level, level_s: Level | None = None) -> Array:
+    """alpha / (alpha b - sigma a): the error in eps that an error of 1 in the reading is."""
+    a, b = coefficients(prediction_type, level, level_s)
+    # Where no image is left, a weight of the error in x_0 is an infinite one of that in eps: both stop short of it.
+    alpha = jnp.maximum(level.alpha, level.sigma * jnp.exp(LOWEST_LOG_SNR / 2))
+    return alpha / (level.alpha * b - level.sigma * a)
+
+
+def vlb_term(
+    schedule: Schedule,
+    prediction: Prediction,
+    *,
+    x_0: Array,
+    x_t: Array,
+    t: Array,
+    variance_type: VarianceType,
+    levels: int,
+) -> Array:
+    """L_{t-1} of each image, and at step 0 L_0 = -log p(x_0 | x_1), in bits a dimension (Ho et al. 2020, eq. 5).
+
+    x_0 and x_t are [b ...], t integers [b] in 0..T-1; levels are those of the data. Returns [b].
+    """
+    to_clean = dict(level_t=schedule.level(t), level_s=schedule.previous_level(t))
+    first = p_posterior(
+        prediction,
+        x_t=x_t,
+        variance_type=variance_type,
+        clean_variance=reverse_variance(schedule, "fixed_small")[0],
+        **to_clean,
+    )
+    log_prob = discretised_gaussian_log_prob(x_0, first.mean, first.variance, levels)
+    l_0 = -log_prob.sum(axis=tuple(range(1, x_0.ndim)))
+    later = transition_kl(schedule, prediction, x_0=x_0, x_t=x_t, t=jnp.maximum(t, 1), variance_type=variance_type)
+    return jnp.where(t == 0, l_0, later) / (x_0[0].size * jnp.log(2.0))
+
+
+def variance_loss(
+    schedule: Schedule,
+    prediction: Prediction,
+    *,
+    x_0: Array,
+    x_t: Array,
+    t: Array,
+    variance_type: VarianceType,
+    levels: int,
+) -> Array:
+    """0.001 L_vlb of L_hybrid = L_simple + 0.001 L_vlb, for a learned variance (Nichol & Dhariwal 2021, eq. 16).
+
+    At a uniform t the sum over T terms is T times one, so the factor is T / 1000. No gradient reaches the mean, which
+    L_simple trains. Arguments as in ``vlb_term``; returns [b].
+    """
+    mean_held = Prediction(*jax.lax.stop_gradient(prediction[:2]), prediction.variance)
+    term = vlb_term(schedule, mean_held, x_0=x_0, x_t=x_t, t=t, variance_type=variance_type, levels=levels)
+    return 0.001 * schedule.num_train_timesteps * term

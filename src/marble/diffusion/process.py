@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 
-from marble.diffusion.schedules import Schedule
+from marble.diffusion.schedules import NoiseSchedule, Schedule
 from marble.errors import InputError
 from marble.typing import Array, Level, Prediction, coefficient_like
 
@@ -32,10 +32,11 @@ class Gaussian(NamedTuple):
     variance: Array
 
 
-def q_sample(schedule: Schedule, x_0: Array, t: Array, noise: Array) -> Array:
+def q_sample(schedule: NoiseSchedule, x_0: Array, t: Array, noise: Array) -> Array:
     """x_t ~ q(x_t | x_0) = N(alpha_t x_0, sigma_t^2 I) (Ho et al. 2020, eq. 4).
 
-    x_0 and noise ~ N(0, I) are [b ...], t an integer or integers [b] in 0..T-1. Returns x_t, shaped like x_0.
+    x_0 and noise ~ N(0, I) are [b ...], t a time of the schedule or one an image [b]: integers
+    in 0..T-1, or in [0, 1]. Returns x_t, shaped like x_0.
     """
     level = schedule.level(t).like(x_0)
     return level.alpha * x_0 + level.sigma * noise

@@ -1,5 +1,6 @@
 """Networks: flax.linen modules that know no noise schedule."""
 
+from marble.models.log_snr import LearnedLinear, LearnedMonotone
 from marble.models.unet import UNet
 
-__all__ = ["UNet"]
+__all__ = ["LearnedLinear", "LearnedMonotone", "UNet"]

@@ -29,7 +29,8 @@ class UNet(nn.Module):
     """x_t [b h w c], t [b] (steps, integers or floats), context -> [b h w out_channels] float32.
 
     Level i has ``channels * channel_mult[i]`` channels. With ``num_classes`` the context may hold ``label`` [b] in
-    0..num_classes, where ``num_classes`` is the null class; no label means the null class. ``dtype`` is what is
+    0..num_classes, where ``num_classes`` is the null class; no label means the null class. With ``reads_x_0`` it may
+    hold ``x_0`` [b h w c], an earlier estimate of the image; none means zeros (Chen et al. 2022). ``dtype`` is what is
     computed in (parameters stay float32), and ``remat`` computes the residual blocks a second time in the gradient
     instead of keeping their insides. ``train`` switches dropout on; then ``rngs={"dropout": key}`` is needed.
 
@@ -46,6 +47,7 @@ class UNet(nn.Module):
     dropout: float = 0.0
     num_groups: int = 32
     num_classes: int | None = None
+    reads_x_0: bool = False
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -53,6 +55,8 @@ class UNet(nn.Module):
     def __call__(self, x_t: Array, t: Array, context: Context | None = None, *, train: bool = False) -> Array:
         self._check(x_t, context or {})
         emb = self._embed(t, context or {})
+        if self.reads_x_0:
+            x_t = jnp.concatenate([x_t, (context or {}).get("x_0", jnp.zeros_like(x_t))], axis=-1)
         h = conv(self.channels, dtype=self.dtype, name="conv_in")(x_t)
         h, skips = self._down(h, emb, train)
         h = self._block("middle_block_0", h, self._width(-1), emb, train)
@@ -121,9 +125,10 @@ class UNet(nn.Module):
                 f"x_t of shape {list(x_t.shape)}: {len(self.channel_mult)} levels take [b h w c] "
                 f"with h and w multiples of {factor}"
             )
-        known = set() if self.num_classes is None else {"label"}
-        if set(context) - known:
+        known = {"label": self.num_classes is not None, "x_0": self.reads_x_0}
+        read = [key for key, is_read in known.items() if is_read]
+        if set(context) - set(read):
             raise InputError(
                 f"a model of num_classes {self.num_classes} was given the context {sorted(context)}: "
-                f"it reads {sorted(known) or 'none'}"
+                f"it reads {read or 'none'}"
             )

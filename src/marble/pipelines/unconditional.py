@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from marble.data.preprocess import to_uint8
-from marble.diffusion import Schedule, denoiser
+from marble.diffusion import NoiseSchedule, PredictionType, denoiser
 from marble.errors import InputError
 from marble.parallel import compiler_options, data_mesh, put_batch, replicated
 from marble.sampling import Frames, Sampler, Step, guidance, image_keys, levels, sample
@@ -99,20 +99,26 @@ class DiffusionPipeline:
         *,
         model: nn.Module,
         params: Any,
-        schedule: Schedule,
+        schedule: NoiseSchedule | Callable[[Any], NoiseSchedule],
         image: ImageSpec,
         sampler: Sampler,
         config: SamplingConfig,
+        prediction_type: PredictionType = "eps",
         has_null_class: bool = False,
         guide: "DiffusionPipeline | None" = None,
+        self_conditioning: bool = False,
     ) -> None:
-        """has_null_class: whether the model was also trained without labels, and so can sample without.
+        """schedule may be a function of the parameters, as a learned one is.
 
-        guide is a weaker model of the same images and schedule, to go away from: autoguidance (Karras et al. 2024).
+        has_null_class: whether the model was also trained without labels, and so can sample without.
+        self_conditioning: whether it was trained to be told its own last estimate of x_0.
+        guide: a weaker model of the same images and schedule, to go away from (autoguidance, Karras et al. 2024).
         """
-        self.model, self.schedule, self.image, self.sampler, self.config = model, schedule, image, sampler, config
-        self._has_null_class, self._guide = has_null_class, guide
-        self._check_guide()
+        self.model, self.image, self.sampler, self.config = model, image, sampler, config
+        self._schedule_of = schedule if callable(schedule) else lambda _: schedule
+        self._prediction_type = prediction_type
+        self._has_null_class, self._self_conditioning = has_null_class, self_conditioning
+        self._guide = guide
         self._mesh = data_mesh()
         self.params = jax.device_put(params, replicated(self._mesh))
         self._bar: tqdm | None = None
@@ -122,6 +128,12 @@ class DiffusionPipeline:
             compiler_options=compiler_options(gradients=False),
         )
         self._denoise = jax.jit(self._predict)
+        self._check_guide()
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule that the model was trained on."""
+        return self._schedule_of(self.params)
 
     def apply(self, params: Any, x_t: Array, t: Array, context: Context | None = None) -> Array:
         """The network's output [b h w c] for x_t [b h w c] and steps t [b]."""
@@ -130,7 +142,8 @@ class DiffusionPipeline:
     def denoise(self, x_t: Array, t: int | Array, context: Context | None = None) -> Prediction:
         """The Prediction (.eps and .x_0, not clipped) for x_t [b h w c] at steps t, an integer or [b], in 0..T-1.
 
-        context holds ``label`` [b] for a conditional model; InputError for values or shapes that don't fit.
+        In continuous time t is in [0, 1]. context holds ``label`` [b] for a conditional model. InputError for values or
+        shapes that don't fit.
         """
         x_t, total = jnp.asarray(x_t), self.schedule.num_train_timesteps
         if x_t.ndim != 4 or x_t.shape[1:] != tuple(self.image.shape):
@@ -182,8 +195,10 @@ class DiffusionPipeline:
         if num_frames < 0:
             raise InputError(f"num_frames={num_frames} must be at least 0")
         options = dict(num_frames=min(num_frames, num_steps), ticking=progress)
-        grid = levels(self.schedule, num_steps, self.config.timestep_spacing, length=self.schedule.num_train_timesteps)
-        params = (self.params if params is None else params, self._guide and self._guide.params)
+        own = self.params if params is None else params
+        schedule = self._schedule_of(own)
+        grid = levels(schedule, num_steps, self.config.timestep_spacing, length=schedule.num_train_timesteps)
+        params = (own, self._guide and self._guide.params)
         calls = -(-num // size)
         results = []
         with tqdm(total=calls * num_steps, unit="step", disable=None if progress else True) as self._bar:
@@ -207,6 +222,7 @@ class DiffusionPipeline:
             context={"label": batch["label"]} if "label" in batch else None,
             num_steps=num_steps,
             num_frames=num_frames,
+            self_conditioning=self._self_conditioning,
         )
         return result if num_frames else (result, None)
 
@@ -226,12 +242,11 @@ class DiffusionPipeline:
         return guidance.static_threshold(denoise_fn) if self.config.clip_sample else denoise_fn
 
     def _plain(self, params: Any) -> DenoiseFn:
-        return denoiser(lambda *inputs: self.apply(params, *inputs), self.schedule)
+        apply = lambda *inputs: self.apply(params, *inputs)  # noqa: E731
+        return denoiser(apply, self._schedule_of(params), prediction_type=self._prediction_type)
 
     def _predict(self, params, x_t, t, context):
-        return denoiser(lambda *inputs: self.apply(params, *inputs), self.schedule)(
-            x_t, self.schedule.level(t), context
-        )
+        return self._plain(params)(x_t, self._schedule_of(params).level(t), context)
 
     def _tick(self) -> None:
         self._bar.update()
@@ -248,14 +263,20 @@ class DiffusionPipeline:
 
     def _num_steps(self, steps: int | None) -> int:
         steps = self.config.num_steps if steps is None else _whole("steps", steps)
-        return self.schedule.num_train_timesteps if steps is None else steps
+        steps = self.schedule.num_train_timesteps if steps is None else steps
+        if steps is None:
+            raise InputError("no number of sampling steps: in continuous time give steps, or set sampling.num_steps")
+        return steps
 
     def _check_guide(self) -> None:
         if self._guide is None:
             return
         ours, theirs = ((p.image.shape, p.schedule.num_train_timesteps) for p in (self, self._guide))
-        if ours != theirs or not np.allclose(self.schedule.alpha, self._guide.schedule.alpha):
-            raise InputError(f"the guide's images and schedule, {theirs}, are not those of the model, {ours}")
+        if ours != theirs:
+            raise InputError(f"the guide's images and number of steps, {theirs}, are not those of the model, {ours}")
+        ends = np.array([0, (ours[1] or 2) - 1])
+        if not np.allclose(self.schedule.level(ends).sigma, self._guide.schedule.level(ends).sigma):
+            raise InputError("the guide was trained with another noise schedule than the model")
 
     def _guidance(self, labels: Any, scale: Any, interval: Any, rescale: Any) -> Guidance:
         strength = self.config.guidance(scale, interval, rescale)

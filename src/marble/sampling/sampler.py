@@ -81,18 +81,19 @@ def sample(
     context: Context | None = None,
     num_steps: int | Array | None = None,
     num_frames: int = 0,
+    self_conditioning: bool = False,
 ) -> Array | tuple[Array, Frames]:
     """Images [b, *shape] ~ p(x_0), from x_T ~ N(0, I) along the levels: one compiled loop.
 
     levels holds arrays [N + 1] from the noisiest to the last, clean one (see ``grid``); keys [b] are ``image_keys``.
     num_steps <= N, which may be traced, walks the first num_steps + 1 levels only: with a padded grid, any number of
-    steps is one program. With num_frames > 0, at most the number of steps, returns (images, Frames). Can be jitted,
-    vmapped and sharded. Raises InputError for more steps than levels, or more frames than steps, where these are known.
+    steps is one program. With num_frames > 0, at most the number of steps, returns (images, Frames). With
+    self_conditioning the context has the last step's ``x_0``, at first zeros (Chen et al. 2022). Can be jitted, vmapped
+    and sharded. Raises InputError for more steps than levels, or more frames than steps, where these are known.
     """
     count = levels.alpha.shape[0] - 1 if num_steps is None else num_steps
     if not isinstance(count, jax.core.Tracer):
         _check_counts(int(count), levels.alpha.shape[0] - 1, num_frames)
-    denoise_fn = partial(denoise_fn, context=context)
     x = noise_like(fold_keys(keys, 0), jnp.zeros((keys.shape[0], *shape)))
     first = _at(levels, 0)
     # All the noise of the first level where alpha = 1. Where alpha² + sigma² = 1 but for rounding, exactly 1.
@@ -102,14 +103,18 @@ def sample(
     frames = Frames(x=stack, x_0=stack) if num_frames else None
 
     def body(i, state):
-        x, carry, frames = state
-        step = sampler.step(denoise_fn, _at(levels, i), _at(levels, i + 1), x, carry, fold_keys(keys, i + 1))
+        x, x_0, carry, frames = state
+        told = {**(context or {}), "x_0": x_0} if self_conditioning else context
+        step = sampler.step(
+            partial(denoise_fn, context=told), _at(levels, i), _at(levels, i + 1), x, carry, fold_keys(keys, i + 1)
+        )
         slot = i * num_frames // count  # of the steps that share a frame the last one stays
         if frames is not None:
             frames = Frames(frames.x.at[slot].set(step.x), frames.x_0.at[slot].set(step.x_0))
-        return step.x, step.carry, frames
+        return step.x, step.x_0 if self_conditioning else None, step.carry, frames
 
-    x, _, frames = jax.lax.fori_loop(0, count, body, (x, sampler.init(x, count), frames))
+    estimate = jnp.zeros_like(x) if self_conditioning else None
+    x, _, _, frames = jax.lax.fori_loop(0, count, body, (x, estimate, sampler.init(x, count), frames))
     return (x, frames) if num_frames else x
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from marble import checkpoint
 from marble.errors import InputError, RunError
 from marble.parallel import compiler_options
+from marble.training.draws import TimestepSampling
 from marble.training.interruption import Interrupted, Interruption
 from marble.training.logging import MetricsWriter
 from marble.training.state import NUM_T_BINS, TrainState
@@ -41,6 +42,10 @@ class TrainingConfig:
     """Micro-batches of a step: the same step, but for dropout's draws, in 1/accumulate of the memory."""
     steps_per_call: int = 1
     """Steps in one compiled call: more keep an accelerator busier."""
+    timestep_sampling: TimestepSampling = "uniform"
+    """How t is drawn: alike for all, evenly over a batch, or more often where the loss is large."""
+    self_conditioning: bool = False
+    """Whether half of the images come with the model's own estimate of x_0, as all do in sampling."""
     label_dropout: float = 0.0
     """How often a label is replaced by the null class, for models that are given labels."""
     log_every: int = 100

@@ -1,12 +1,9 @@
 """What is minimised: loss functions ``loss_fn(params, batch, key) -> (loss, metrics)``.
 
-Everything random in a step but dropout is drawn for each image by a key made of the step's key and the image's position
-in the global batch, so the draws are the same on any number of devices and for any number of micro-batches. Dropout is
-drawn for a whole micro-batch at once: the same on any number of devices.
+One that draws t by importance takes the state's ``loss_history`` as a fourth argument. What is random is in ``draws``.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,17 +11,18 @@ import jax
 import jax.numpy as jnp
 
 from marble.data.preprocess import flip, to_float
-from marble.diffusion import Schedule, eps_loss, timesteps
+from marble.diffusion import NoiseSchedule, PredictionType, denoising_loss, q_sample, variance_loss, weighting
+from marble.diffusion.prediction import network_output, predict, split_output
+from marble.diffusion.process import VarianceType
+from marble.diffusion.timesteps import LossHistory
+from marble.diffusion.weighting import Weighting
 from marble.sampling import noise_like
-from marble.training.state import NUM_T_BINS
-from marble.typing import Array, Batch
+from marble.training.diffusion_config import FIXED
+from marble.training.draws import DrawOfT, TimestepSampling, dropped_labels, example_keys
+from marble.typing import Array, Batch, Context, Level
 
-LossFn = Callable[[Any, Batch, Array], tuple[Array, dict[str, Array]]]
-
-
-def example_keys(key: Array, batch: Batch) -> Array:
-    """One key an image [b]."""
-    return jax.vmap(partial(jax.random.fold_in, key))(batch["index"])
+LossFn = Callable[..., tuple[Array, dict[str, Any]]]
+"""loss_fn(params, batch, key), or with a state's loss_history as a fourth argument."""
 
 
 def prepare_batch(batch: Mapping[str, Array], key: Array, *, levels: int, flips: bool) -> Batch:
@@ -35,37 +33,84 @@ def prepare_batch(batch: Mapping[str, Array], key: Array, *, levels: int, flips:
 
 def diffusion_loss_fn(
     model: nn.Module,
-    schedule: Schedule,
+    schedule: NoiseSchedule,
     *,
-    weights: Array | None = None,
+    prediction_type: PredictionType = "eps",
+    variance_type: VarianceType = "fixed_small",
+    weighting: Weighting = weighting.simple,
+    timestep_sampling: TimestepSampling = "uniform",
+    batch_size: int | None = None,
+    levels: int = 256,
     label_dropout: float = 0.0,
+    self_conditioning: bool = False,
     train: bool = True,
 ) -> LossFn:
-    """Algorithm 1 of Ho et al. 2020: t uniform, noise ~ N(0, I), the eps loss; dropout is on if train.
+    """Algorithm 1 of Ho et al. 2020: t drawn, noise ~ N(0, I), the error of the prediction; dropout is on if train.
 
-    A model with classes is given the labels, each replaced by the null class with probability label_dropout. The
-    metrics are sums over the images by bins of t, ``loss_by_t`` and ``count_by_t`` [NUM_T_BINS]; images with 0 in an
-    optional ``mask`` [b] of the batch don't count in them.
+    A model with classes is given the labels, each replaced by the null class with probability label_dropout. With
+    self_conditioning, half of the images come with the model's own estimate of x_0 (Chen et al. 2022). A learned
+    variance_type, for outputs of twice the image's channels, adds ``variance_loss``, for which levels are the data's.
+    batch_size is the global one, which draws of t other than the uniform need. The metrics are those of ``DrawOfT``.
     """
+    draw = DrawOfT(timestep_sampling, schedule.num_train_timesteps, batch_size)
 
-    def loss_fn(params: Any, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
+    def loss_fn(
+        params: Any, batch: Batch, key: Array, history: LossHistory | None = None
+    ) -> tuple[Array, dict[str, Any]]:
         t_key, noise_key, label_key, dropout_key = jax.random.split(key, 4)
-        x_0, total = batch["image"], schedule.num_train_timesteps
-        t = timesteps.uniform(example_keys(t_key, batch), total)
+        x_0 = batch["image"]
+        t, importance = draw(t_key, batch, history)
         noise = noise_like(example_keys(noise_key, batch), x_0)
-        rngs = {"dropout": jax.random.fold_in(dropout_key, batch["index"][0])}
-
-        def apply(x_t, t, context):
-            return model.apply({"params": params}, x_t, t, context, train=train, rngs=rngs)
-
-        context = None
+        level, x_t = schedule.level(t), q_sample(schedule, x_0, t, noise)
+        context = {}
         if model.num_classes is not None:
-            is_null = jax.vmap(lambda k: jax.random.bernoulli(k, label_dropout))(example_keys(label_key, batch))
-            context = {"label": jnp.where(is_null, model.num_classes, batch["label"])}
-        losses = eps_loss(schedule, apply, x_0=x_0, t=t, noise=noise, context=context, weights=weights)
-        bins = jax.nn.one_hot(t * NUM_T_BINS // total, NUM_T_BINS)
-        if "mask" in batch:
-            bins = bins * batch["mask"][:, None]
-        return losses.mean(), {"loss_by_t": losses @ bins, "count_by_t": bins.sum(0)}
+            context["label"] = dropped_labels(label_key, batch, model.num_classes, label_dropout)
+        apply = bound_model(model, params, batch, dropout_key, train=train)
+        before = schedule.previous_level(t) if prediction_type == "posterior_mean" else None
+        reading = dict(level=level, level_s=before)
+        if self_conditioning:
+            estimate = own_estimate(apply, x_t, context, prediction_type, **reading)
+            context["x_0"] = shown_to_half(estimate, example_keys(jax.random.fold_in(key, 4), batch))
+        output, variance = split_output(network_output(apply, x_t, level, context, kind=prediction_type), x_t)
+        losses = denoising_loss(output, prediction_type, x_0=x_0, noise=noise, weight=weighting(schedule, t), **reading)
+        if variance_type not in FIXED:
+            prediction = predict(output, prediction_type, x_t=x_t, **reading)._replace(variance=variance)
+            losses += variance_loss(
+                schedule, prediction, x_0=x_0, x_t=x_t, t=t, variance_type=variance_type, levels=levels
+            )
+        return (importance * losses).mean(), draw.metrics(batch, t, importance, losses, history)
 
     return loss_fn
+
+
+def bound_model(
+    model: nn.Module, params: Any, batch: Batch, dropout_key: Array, *, train: bool
+) -> Callable[..., Array]:
+    """model(x_t, t, context) with its parameters and dropout's key, one a micro-batch."""
+    rngs = {"dropout": jax.random.fold_in(dropout_key, batch["index"][0])}
+
+    def apply(x_t: Array, t: Array, context: Context) -> Array:
+        return model.apply({"params": params}, x_t, t, context or None, train=train, rngs=rngs)
+
+    return apply
+
+
+def own_estimate(
+    apply: Callable[..., Array],
+    x_t: Array,
+    context: Context,
+    prediction_type: PredictionType,
+    *,
+    level: Level,
+    level_s: Level | None,
+) -> Array:
+    """The x_0 that the model predicts without an estimate, cut to the range of images; no gradient goes into it."""
+    output, _ = split_output(network_output(apply, x_t, level, context, kind=prediction_type), x_t)
+    prediction = predict(output, prediction_type, x_t=x_t, level=level, level_s=level_s)
+    return jax.lax.stop_gradient(jnp.clip(prediction.x_0, -1, 1))
+
+
+def shown_to_half(estimate: Array, keys: Array) -> Array:
+    """The estimates [b ...], each or zeros with probability one half, from its own key of keys [b]."""
+    is_shown = jax.vmap(jax.random.bernoulli)(keys)
+    return jnp.where(is_shown.reshape(-1, *[1] * (estimate.ndim - 1)), estimate, 0.0)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from marble.diffusion.timesteps import LossHistory
 from marble.typing import Array
 
 NUM_T_BINS = 4
@@ -48,9 +49,13 @@ class TrainState(struct.PyTreeNode):
     diverged: Array
     """True from the first loss or gradient that is not finite; from then on nothing else changes."""
     window: Window
+    loss_history: LossHistory | None = None
+    """What importance sampling of t remembers; None, which has no leaves, where t is drawn otherwise."""
 
     @classmethod
-    def create(cls, params: Any, optimizer: optax.GradientTransformation) -> "TrainState":
+    def create(
+        cls, params: Any, optimizer: optax.GradientTransformation, loss_history: LossHistory | None = None
+    ) -> "TrainState":
         """The state before the first step."""
         return cls(
             step=jnp.zeros((), jnp.int32),
@@ -59,4 +64,5 @@ class TrainState(struct.PyTreeNode):
             opt_state=optimizer.init(params),
             diverged=jnp.zeros((), bool),
             window=Window.empty(),
+            loss_history=loss_history,
         )

@@ -20,13 +20,16 @@ def make_train_step(
 ) -> TrainStep:
     """train_step(state, batch, key) -> (state, metrics); key is the run's, the step's own is folded from it.
 
+    A state with a loss_history gives it to loss_fn as a fourth argument, and takes up the ``draws`` of its metrics.
     With accumulate = k the gradient is the mean over k micro-batches, with 1/k of the memory and, but for dropout, the
     same draws. A loss or gradient that is not finite sets state.diverged and leaves all else as it was.
     """
     gradient = accumulated(jax.value_and_grad(loss_fn, has_aux=True), accumulate)
 
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
-        (loss, metrics), grads = gradient(state.params, batch, jax.random.fold_in(key, state.step))
+        memory = () if state.loss_history is None else (state.loss_history,)
+        (loss, metrics), grads = gradient(state.params, batch, jax.random.fold_in(key, state.step), *memory)
+        draws = metrics.pop("draws", None)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
@@ -37,6 +40,7 @@ def make_train_step(
             ema_params=ema_update(state.ema_params, params, step=state.step, ema_decay=ema_decay),
             opt_state=opt_state,
             window=window,
+            loss_history=None if state.loss_history is None else state.loss_history.updated(**draws),
         )
         diverged = state.diverged | ~(jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"]))
         kept = jax.tree.map(lambda old, new: jnp.where(diverged, old, new), state, updated)
@@ -46,18 +50,18 @@ def make_train_step(
 
 
 def accumulated(gradient: Callable[..., Any], count: int) -> Callable[..., Any]:
-    """value_and_grad(params, batch, key) as the mean over count micro-batches (metrics are summed)."""
+    """value_and_grad(params, batch, key, ...) as the mean over count micro-batches (metrics are summed)."""
     if count == 1:
         return gradient
 
-    def mean_gradient(params: Any, batch: Batch, key: Array) -> Any:
+    def mean_gradient(params: Any, batch: Batch, *rest: Any) -> Any:
         def add(total, micro_batch):
-            return jax.tree.map(jnp.add, total, gradient(params, micro_batch, key)), None
+            return jax.tree.map(jnp.add, total, gradient(params, micro_batch, *rest)), None
 
         # Strided, so that every device keeps its own images: micro-batch j has the images j, j + count, ...
         parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)
         first = jax.tree.map(lambda x: x[0], parts)
-        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, params, first, key))
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, params, first, *rest))
         ((loss, metrics), grads), _ = scan(add, zeros, parts)
         return (loss / count, metrics), jax.tree.map(lambda g: g / count, grads)
 

@@ -1,0 +1,65 @@
+"""What a training step draws for each image: its keys, its t, its labels.
+
+Everything is drawn by a key made of the step's key and the image's position in the global batch, so the draws are the
+same on any number of devices and for any number of micro-batches.
+"""
+
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from marble.diffusion import timesteps
+from marble.diffusion.timesteps import LossHistory
+from marble.training.state import NUM_T_BINS
+from marble.typing import Array, Batch
+
+TimestepSampling = Literal["uniform", "low_discrepancy", "importance"]
+
+
+def example_keys(key: Array, batch: Batch) -> Array:
+    """One key an image [b]."""
+    return jax.vmap(partial(jax.random.fold_in, key))(batch["index"])
+
+
+def dropped_labels(key: Array, batch: Batch, num_classes: int, rate: float) -> Array:
+    """The labels [b], each replaced by the null class, num_classes, with probability rate."""
+    is_null = jax.vmap(lambda k: jax.random.bernoulli(k, rate))(example_keys(key, batch))
+    return jnp.where(is_null, num_classes, batch["label"])
+
+
+class DrawOfT(NamedTuple):
+    """How t is drawn for a global batch of batch_size images: T steps, or the interval [0, 1) for None."""
+
+    kind: TimestepSampling
+    num_train_timesteps: int | None
+    batch_size: int | None = None
+    """Needed by all kinds but the uniform."""
+
+    def __call__(self, key: Array, batch: Batch, history: LossHistory | None) -> tuple[Array, Array]:
+        """(t [b], weights [b]). Without a history, as for a held-out loss, importance sampling is uniform."""
+        if self.kind == "importance" and history is not None:
+            return timesteps.importance(example_keys(key, batch), history)
+        if self.kind == "low_discrepancy":
+            t = timesteps.low_discrepancy(key, batch["index"], self.batch_size, self.num_train_timesteps)
+        else:
+            t = timesteps.uniform(example_keys(key, batch), self.num_train_timesteps)
+        return t, jnp.ones(t.shape)
+
+    def metrics(
+        self, batch: Batch, t: Array, weights: Array, losses: Array, history: LossHistory | None
+    ) -> dict[str, Array]:
+        """Sums by bins of t, in which images with 0 in the batch's ``mask`` [b] don't count; for a history, its draws.
+
+        The draws are [batch_size], each image at its own position, so that those of micro-batches can be added.
+        """
+        bin_of_t = (t * NUM_T_BINS // (self.num_train_timesteps or 1)).astype(jnp.int32)
+        bins = jax.nn.one_hot(bin_of_t, NUM_T_BINS) * weights[:, None]
+        if "mask" in batch:
+            bins = bins * batch["mask"][:, None]
+        sums = {"loss_by_t": losses @ bins, "count_by_t": bins.sum(0)}
+        if history is None:
+            return sums
+        placed = lambda x: jnp.zeros(self.batch_size, x.dtype).at[batch["index"]].set(x)  # noqa: E731
+        return {**sums, "draws": {"t": placed(t), "losses": placed(losses)}}
