@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from marble.diffusion import linear
+from marble.diffusion import linear, rectified_flow
 from marble.errors import InputError
 from marble.sampling import levels, timesteps
 
@@ -52,3 +52,14 @@ def test_too_many_or_no_steps_are_refused(num_steps):
 def test_an_unknown_spacing_is_named():
     with pytest.raises(InputError, match="'even'.*linspace"):
         timesteps(1000, 10, "even")
+
+
+def test_continuous_time_is_walked_evenly_and_ends_clean():
+    schedule = rectified_flow(1e-3, 1 - 1e-3)
+    grid = levels(schedule, 5, length=7)
+    np.testing.assert_allclose(grid.sigma[:5], 1e-3 + np.linspace(1, 0, 5) * (1 - 2e-3), rtol=1e-4)
+    np.testing.assert_array_equal(grid.sigma[5:], 0)
+    np.testing.assert_array_equal(grid.alpha[5:], 1)
+    assert all(table.shape == (8,) and table.dtype == np.float32 for table in grid)
+    with pytest.raises(InputError, match="in continuous time give their number"):
+        levels(schedule)
