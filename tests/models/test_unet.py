@@ -163,3 +163,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(changes, shape
     model = SMALL.clone(**changes)
     with pytest.raises(InputError, match=message):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape), T[:1], context)
+
+
+def test_an_earlier_estimate_is_read_where_the_model_is_made_for_it():
+    model = SMALL.clone(reads_x_0=True)
+    params = random_params(model)
+    answer = lambda context: jax.jit(model.apply)({"params": params}, X_T, T, context)  # noqa: E731
+    np.testing.assert_array_equal(answer(None), answer({"x_0": jnp.zeros_like(X_T)}))
+    assert np.abs(answer(None) - answer({"x_0": X_T})).max() > 1e-3
+    with pytest.raises(InputError, match="reads none"):
+        SMALL.apply({"params": params}, X_T, T, {"x_0": X_T})

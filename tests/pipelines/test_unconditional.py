@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marble.diffusion import linear
+from marble.diffusion import linear, rectified_flow
 from marble.errors import InputError
 from marble.models import UNet
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig
@@ -14,7 +14,7 @@ from marble.sampling import Ancestral
 IMAGE = ImageSpec(shape=(8, 8, 1), levels=17)
 
 
-def pipeline(num_classes=None, has_null_class=False, **config):
+def pipeline(num_classes=None, has_null_class=False, schedule=linear(20), prediction_type="eps", **config):  # noqa: B008
     model = UNet(
         out_channels=1,
         channels=8,
@@ -34,7 +34,8 @@ def pipeline(num_classes=None, has_null_class=False, **config):
     return DiffusionPipeline(
         model=model,
         params=params,
-        schedule=linear(20),
+        schedule=schedule,
+        prediction_type=prediction_type,
         image=IMAGE,
         sampler=Ancestral(),
         config=SamplingConfig(batch_size=16, **config),
@@ -247,3 +248,15 @@ def test_labels_out_of_range_are_refused(conditional):
             conditional.sample(3, labels=labels)
     with pytest.raises(InputError, match="trained with labels only"):
         pipeline(num_classes=3).sample(3)
+
+
+def test_a_schedule_in_continuous_time_and_another_prediction():
+    # The schedule as a function of the parameters, as a learned one is.
+    pipe = pipeline(schedule=lambda params: rectified_flow(), prediction_type="flow")
+    assert pipe.sample(3, steps=4).shape == (3, 8, 8, 1)
+    x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([0.2, 0.7])
+    prediction, level = pipe.denoise(x_t, t), pipe.schedule.level(t)
+    output = pipe.apply(pipe.params, x_t, level.t)
+    np.testing.assert_allclose(prediction.eps - prediction.x_0, output, atol=1e-4)
+    with pytest.raises(InputError, match="give steps, or set sampling.num_steps"):
+        pipe.sample(3)

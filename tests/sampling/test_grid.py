@@ -123,3 +123,12 @@ def test_what_a_schedule_has_no_grid_for_is_refused(schedule, arguments, message
 def test_bounds_that_are_the_wrong_way_round_are_refused():
     with pytest.raises(InputError, match=r"sigma_min=2.0 must be above 0 and below sigma_max=1.0"):
         levels(edm(), 5, "karras", sigma_min=2.0, sigma_max=1.0)
+
+
+def test_continuous_time_is_walked_evenly_and_ends_clean():
+    schedule = rectified_flow(1e-3, 1 - 1e-3)
+    grid = levels(schedule, 5, length=7)
+    np.testing.assert_allclose(grid.sigma[:5], 1e-3 + np.linspace(1, 0, 5) * (1 - 2e-3), rtol=1e-4)
+    np.testing.assert_array_equal(grid.sigma[5:], 0)
+    np.testing.assert_array_equal(grid.alpha[5:], 1)
+    assert all(table.shape == (8,) and table.dtype == np.float32 for table in grid)

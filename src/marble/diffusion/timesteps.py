@@ -65,7 +65,7 @@ class LossHistory(NamedTuple):
         same = t[:, None] == t[None, :]
         earlier, total = jnp.tril(same, -1).sum(axis=1), same.sum(axis=1)
         slot = (self.counts[t] + earlier) % HISTORY
-        slot = jnp.where(earlier >= total - HISTORY, slot, HISTORY)  # out of the row, and so dropped
+        slot = jnp.where(earlier >= total - HISTORY, slot, HISTORY)  # dropped: of two writes to one place none need win
         return LossHistory(
             self.losses.at[t, slot].set(losses.astype(self.losses.dtype), mode="drop"), self.counts.at[t].add(1)
         )

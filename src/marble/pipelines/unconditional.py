@@ -20,6 +20,9 @@ from marble.sampling import Frames, Sampler, Step, guidance, image_keys, levels,
 from marble.sampling.grid import TimestepSpacing
 from marble.typing import Array, Context, DenoiseFn, Level, Prediction
 
+LONGEST_GRID = 1000
+"""Steps that one program has room for where time is continuous; more are another program."""
+
 
 class ImageSpec(NamedTuple):
     """What the data set says about its images."""
@@ -197,7 +200,8 @@ class DiffusionPipeline:
         options = dict(num_frames=min(num_frames, num_steps), ticking=progress)
         own = self.params if params is None else params
         schedule = self._schedule_of(own)
-        grid = levels(schedule, num_steps, self.config.timestep_spacing, length=schedule.num_train_timesteps)
+        length = schedule.num_train_timesteps or max(num_steps, LONGEST_GRID)
+        grid = levels(schedule, num_steps, self.config.timestep_spacing, length=length)
         params = (own, self._guide and self._guide.params)
         calls = -(-num // size)
         results = []
