@@ -184,6 +184,13 @@ def load(
     It samples with the averaged parameters, or with the last ones if raw_params; sampler replaces the config's.
     InputError when workdir has no run or no such checkpoint, RunError when the checkpoints are damaged.
     """
+    return load_step(workdir, step=step, raw_params=raw_params, sampler=sampler)[1]
+
+
+def load_step(
+    workdir: str, *, step: int | None = None, raw_params: bool = False, sampler: str | None = None
+) -> tuple[int, DiffusionPipeline]:
+    """The step of the checkpoint that ``load`` takes, and its pipeline."""
     config, image = workdirs.recall(workdir)
     if sampler is not None:
         config["sampling"] = {**config.get("sampling", {}), "sampler": sampler}
@@ -191,10 +198,10 @@ def load(
     field = "params" if raw_params else "ema_params"
     target = {field: jax.eval_shape(lambda: init_params(experiment))}
     if step is None:
-        _, state, _ = checkpoint.restore_newest(workdir, target)
+        step, state, _ = checkpoint.restore_newest(workdir, target)
     else:
         state = checkpoint.restore(workdir, step, target)
-    return experiment.pipeline(state[field])
+    return step, experiment.pipeline(state[field])
 
 
 def init_params(experiment: Experiment) -> Any:

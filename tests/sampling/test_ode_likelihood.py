@@ -35,7 +35,9 @@ def drawn(data, level, count, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("data", "name"), [(gaussian(3, 0.25), "linear"), *((THREE, name) for name in SCHEDULES)], ids=repr
+    ("data", "name"),
+    [(gaussian(3, 0.25), "linear"), *((THREE, name) for name in SCHEDULES)],
+    ids=["gaussian", *(f"mixture-{name}" for name in SCHEDULES)],
 )
 def test_the_density_of_known_data(data, name, x64):
     schedule = SCHEDULES[name]
@@ -54,7 +56,7 @@ def test_the_steps_are_of_order_4(x64):
     steps = jax.jit(lambda n: ode_log_prob(data.denoise_fn, schedule, x_t, divergence=exact_divergence, num_steps=n))
     errors = [np.abs(steps(n) - data.log_prob(x_t, level)).max() for n in (40, 80)]
     slope = np.log2(errors[0] / errors[1])
-    assert 3.6 < slope < 4.6 and errors[1] < 1e-5, (slope, errors)
+    assert slope > 3.6 and errors[1] < 1e-5, (slope, errors)
 
 
 def test_on_the_exploding_path(x64):

@@ -16,7 +16,7 @@ from marble.errors import InputError
 from marble.parallel import compiler_options, data_mesh, put_batch, replicated
 from marble.sampling import Frames, Sampler, guidance, image_keys, levels, sample
 from marble.sampling.grid import TimestepSpacing
-from marble.typing import Array, Context, Prediction
+from marble.typing import Array, Context, DenoiseFn, Prediction
 
 
 class ImageSpec(NamedTuple):
@@ -78,6 +78,10 @@ class DiffusionPipeline:
     def apply(self, params: Any, x_t: Array, t: Array, context: Context | None = None) -> Array:
         """The network's output [b h w c] for x_t [b h w c] and steps t [b]."""
         return self.model.apply({"params": params}, x_t, t, context)
+
+    def denoise_fn(self, params: Any) -> DenoiseFn:
+        """The DenoiseFn of the network with these parameters, not clipped."""
+        return denoiser(lambda *inputs: self.apply(params, *inputs), self.schedule)
 
     def denoise(self, x_t: Array, t: int | Array, context: Context | None = None) -> Prediction:
         """The Prediction (.eps and .x_0, not clipped) for x_t [b h w c] at steps t, an integer or [b], in 0..T-1."""
@@ -150,9 +154,7 @@ class DiffusionPipeline:
         return result if num_frames else (result, None)
 
     def _predict(self, params, x_t, t, context):
-        return denoiser(lambda *inputs: self.apply(params, *inputs), self.schedule)(
-            x_t, self.schedule.level(t), context
-        )
+        return self.denoise_fn(params)(x_t, self.schedule.level(t), context)
 
     def _tick(self) -> None:
         self._bar.update()
