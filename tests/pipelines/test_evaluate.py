@@ -97,6 +97,18 @@ def test_signs_leave_the_bound_as_it_is(found):
     np.testing.assert_allclose(signs.total, found.total, rtol=1e-4)
 
 
+def test_uniform_dequantisation_is_its_expectation_by_quadrature():
+    # Where the least noise is as wide as the bins: a pixel's density is known, and so its mean over the bin.
+    schedule = linear(40, 0.2, 0.4)
+    found = bits_per_dim(pipeline(schedule), EXAMPLES, flow=Flow(num_steps=20, dequantisation="uniform"))
+    level, within = schedule.level(0), (np.arange(200) + 0.5) / 100 - 1
+    x = IMAGES.reshape(-1, 1) / 2 - 1 + within[None] / 4
+    log_prob = pixels(LEVELS).log_prob(jnp.asarray(level.alpha * x.reshape(-1, 1), jnp.float32), level)
+    nats = -np.mean(log_prob) - np.log(float(level.alpha)) - np.log(0.5)
+    assert abs(found.flow.mean - nats / np.log(2)) < 4 * found.flow.standard_error
+    assert found.flow.standard_error < 0.03
+
+
 def test_eight_devices_give_what_one_gives(found, monkeypatch):
     monkeypatch.setattr(evaluate, "data_mesh", data_mesh)
     assert data_mesh().devices.size == 8
