@@ -299,6 +299,18 @@ def load(
     is the workdir of a weaker model, for autoguidance by ``guidance_scale``.
     InputError when workdir has no run or no such checkpoint, RunError when the checkpoints are damaged.
     """
+    return load_step(workdir, step=step, raw_params=raw_params, sampler=sampler, guide=guide)[1]
+
+
+def load_step(
+    workdir: str,
+    *,
+    step: int | None = None,
+    raw_params: bool = False,
+    sampler: str | None = None,
+    guide: str | None = None,
+) -> tuple[int, DiffusionPipeline]:
+    """The step of the checkpoint that ``load`` takes, and its pipeline."""
     config, image = workdirs.recall(workdir)
     if sampler is not None:
         config["sampling"] = with_sampler(config.get("sampling", {}), sampler)
@@ -306,10 +318,10 @@ def load(
     field = "params" if raw_params else "ema_params"
     target = {field: jax.eval_shape(lambda: init_params(experiment))}
     if step is None:
-        _, state, _ = checkpoint.restore_newest(workdir, target)
+        step, state, _ = checkpoint.restore_newest(workdir, target)
     else:
         state = checkpoint.restore(workdir, step, target)
-    return experiment.pipeline(state[field], guide=None if guide is None else load(guide))
+    return step, experiment.pipeline(state[field], guide=None if guide is None else load(guide))
 
 
 def with_sampler(sampling: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -109,6 +109,14 @@ def test_a_split_smaller_than_a_batch_is_evaluated():
     assert batch["image"].shape == (8, 2, 2, 1) and batch["mask"].sum() == 3
 
 
+def test_fewer_examples_of_an_evaluation_are_spread_over_the_split():
+    batches = list(eval_batches(held(100), batch_size=4, num_examples=10))
+    for found in ("label", "example"):
+        np.testing.assert_array_equal(np.concatenate([b[found] for b in batches])[:10], np.arange(0, 100, 10))
+    assert np.concatenate([b["mask"] for b in batches]).sum() == 10 and len(batches) == 3
+    assert len(list(eval_batches(held(10), batch_size=5, num_examples=99))) == 2
+
+
 @KINDS
 def test_evaluation_is_the_same_for_any_number_of_processes(kind):
     whole = list(eval_batches(kind(11), batch_size=4))

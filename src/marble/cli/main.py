@@ -15,6 +15,7 @@ from marble.errors import InputError, RunError
 COMMANDS = {
     "train": ("marble.cli.train", "train a model from a config file"),
     "sample": ("marble.cli.sample", "draw images from a trained model"),
+    "evaluate": ("marble.cli.evaluate", "measure a trained model: bits a dimension"),
     "data": ("marble.cli.data", "prepare a data set: marble data prepare NAME"),
 }
 

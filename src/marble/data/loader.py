@@ -55,23 +55,30 @@ def eval_batches(
     examples: Examples,
     *,
     batch_size: int,
+    num_examples: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[HostBatch]:
-    """This process's parts of one pass in order over the examples.
+    """This process's parts of one pass in order over the examples, or over `num_examples` of them, at most all.
 
-    Yields train_batches' arrays and `mask` [b/P] float32: 1 for an example, 0 for padding of the last batch.
+    A smaller number takes examples evenly spaced over the split, for splits are often sorted by class. Yields
+    train_batches' arrays, `example` [b/P] int32, which of the split it is, and `mask` [b/P] float32: 1 for an
+    example, 0 for padding of the last batch.
     """
     part = _part(batch_size, process_index, process_count)
-    count = len(examples)
-    steps = -(-count // batch_size)
+    count = len(examples) if num_examples is None else min(num_examples, len(examples))
 
     def example_at(step: int, index: int) -> int:
-        return min(step * batch_size + index, count - 1)
+        return min(step * batch_size + index, count - 1) * len(examples) // count
 
-    batches = itertools.islice(_batches(examples, example_at, part, 0), steps)
-    positions = (step * batch_size + part for step in itertools.count())
-    return ({**batch, "mask": (at < count).astype(np.float32)} for batch, at in zip(batches, positions, strict=False))
+    def whole() -> Iterator[HostBatch]:
+        for step, batch in enumerate(
+            itertools.islice(_batches(examples, example_at, part, 0), -(-count // batch_size))
+        ):
+            example = np.array([example_at(step, index) for index in part.tolist()], np.int32)
+            yield {**batch, "example": example, "mask": (step * batch_size + part < count).astype(np.float32)}
+
+    return whole()
 
 
 def to_device(batches: Iterable[HostBatch], put: Callable[[HostBatch], T], *, prefetch: int = 2) -> Iterator[T]:

@@ -1,15 +1,22 @@
-"""The terms of the ELBO that are Kullback-Leibler divergences of Gaussians (Ho et al. 2020, eq. 5).
+"""The terms of the ELBO (Ho et al. 2020, eq. 5). Their sum over all steps is in ``bound``.
 
 -log p(x_0) <= L_T + sum_t L_{t-1} + L_0
 L_T     = KL(q(x_T | x_0) || N(0, I))                       prior_kl
 L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))     transition_kl
+L_0     = -log p(x_0 | x_1)                                 reconstruction_nll
 """
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from marble.diffusion.process import Gaussian, VarianceType, p_posterior, q_posterior
-from marble.diffusion.schedules import Schedule
-from marble.typing import Array, Prediction
+from marble.diffusion.decoder import discretised_gaussian_log_prob
+from marble.diffusion.process import Gaussian, VarianceType, p_posterior, q_posterior, q_posterior_coefficients
+from marble.diffusion.schedules import Schedule, variance_preserving
+from marble.typing import Array, Level, Prediction
+
+Decoder = Callable[[Array, Array, Array, int], Array]
+"""decoder(x_0, mean, variance, levels) -> log p(x_0) of each pixel: one of ``decoder``'s functions."""
 
 
 def gaussian_kl(p: Gaussian, q: Gaussian) -> Array:
@@ -23,9 +30,14 @@ def gaussian_kl(p: Gaussian, q: Gaussian) -> Array:
 
 def prior_kl(schedule: Schedule, x_0: Array) -> Array:
     """L_T for each image of x_0 [b ...], in nats, summed over the image: [b]."""
-    level = schedule.level(schedule.num_train_timesteps - 1).like(x_0)
+    return prior_kl_at(schedule.level(schedule.num_train_timesteps - 1), x_0)
+
+
+def prior_kl_at(level: Level, x_0: Array) -> Array:
+    """KL(q(x_t | x_0) || N(0, (alpha² + sigma²) I)) for each image of x_0 [b ...], in nats: [b]."""
+    level = variance_preserving(level.t, level.log_snr).like(x_0)  # a divergence does not change with the scale
     last = Gaussian(mean=level.alpha * x_0, variance=level.sigma**2)
-    return _sum(gaussian_kl(last, Gaussian(jnp.zeros_like(x_0), jnp.ones_like(level.sigma))))
+    return sum_of_image(gaussian_kl(last, Gaussian(jnp.zeros_like(x_0), jnp.ones_like(level.sigma))))
 
 
 def transition_kl(
@@ -43,9 +55,36 @@ def transition_kl(
     """
     levels = dict(level_t=schedule.level(t), level_s=schedule.previous_level(t))
     truth = q_posterior(x_0=x_0, x_t=x_t, **levels)
-    return _sum(gaussian_kl(truth, p_posterior(prediction, x_t=x_t, variance_type=variance_type, **levels)))
+    return sum_of_image(gaussian_kl(truth, p_posterior(prediction, x_t=x_t, variance_type=variance_type, **levels)))
 
 
-def _sum(x: Array) -> Array:
-    """The sum over all axes but the first."""
+def reconstruction_nll(
+    schedule: Schedule,
+    prediction: Prediction,
+    *,
+    x_0: Array,
+    x_t: Array,
+    levels: int,
+    variance_type: VarianceType = "fixed_small",
+    decoder: Decoder = discretised_gaussian_log_prob,
+) -> Array:
+    """L_0 = -log p(x_0 | x_t) at our step 0, for each image, in nats, summed over the image: [b] (eq. 13).
+
+    x_0 [b ...] has this number of levels, x_t and the prediction are of step 0. Where the variance is fixed it is
+    beta~_1, that of the step after, as in the DDPM reference: step 0 has none of its own.
+    """
+    _, _, clean_variance = q_posterior_coefficients(schedule.level(1), schedule.level(0))
+    reverse = p_posterior(
+        prediction,
+        x_t=x_t,
+        level_t=schedule.level(0),
+        level_s=schedule.previous_level(0),
+        variance_type=variance_type,
+        clean_variance=clean_variance,
+    )
+    return -sum_of_image(decoder(x_0, reverse.mean, reverse.variance, levels))
+
+
+def sum_of_image(x: Array) -> Array:
+    """The sum over all axes but the first: [b]."""
     return x.sum(axis=tuple(range(1, x.ndim)))

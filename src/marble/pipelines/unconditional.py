@@ -142,25 +142,25 @@ class DiffusionPipeline:
         """The network's output [b h w c] for x_t [b h w c] and steps t [b]."""
         return self.model.apply({"params": params}, x_t, t, context)
 
+    def denoise_fn(self, params: Any) -> DenoiseFn:
+        """The DenoiseFn of the network with these parameters, not clipped."""
+        apply = lambda *inputs: self.apply(params, *inputs)  # noqa: E731
+        return denoiser(apply, self._schedule_of(params), prediction_type=self._prediction_type)
+
     def denoise(self, x_t: Array, t: int | Array, context: Context | None = None) -> Prediction:
         """The Prediction (.eps and .x_0, not clipped) for x_t [b h w c] at steps t, an integer or [b], in 0..T-1.
 
         In continuous time t is in [0, 1]. context holds ``label`` [b] for a conditional model. InputError for values or
         shapes that don't fit.
         """
-        x_t, total = jnp.asarray(x_t), self.schedule.num_train_timesteps
+        x_t = jnp.asarray(x_t)
         if x_t.ndim != 4 or x_t.shape[1:] != tuple(self.image.shape):
             raise InputError(f"x_t of shape {list(x_t.shape)} must be [b, {', '.join(map(str, self.image.shape))}]")
-        if np.shape(t) not in ((), x_t.shape[:1]):
-            raise InputError(f"t of shape {list(np.shape(t))} must be one step, or one for each of {len(x_t)} images")
-        if not isinstance(t, jax.core.Tracer):  # a traced value can't be looked at
-            steps = np.asarray(t)
-            if not np.issubdtype(steps.dtype, np.integer) or steps.min() < 0 or steps.max() >= total:
-                raise InputError(f"t={t} must be an integer step, or one an image, between 0 and {total - 1}")
+        t = self._times(t, len(x_t))
         labels = (context or {}).get("label")
         if self.model.num_classes is not None and not isinstance(labels, jax.core.Tracer):
             context = {**(context or {}), "label": self._labels(labels, len(x_t), highest=self.model.num_classes)}
-        return self._denoise(self.params, x_t, jnp.asarray(t, jnp.int32), context)
+        return self._denoise(self.params, x_t, t, context)
 
     def sample(
         self,
@@ -218,7 +218,7 @@ class DiffusionPipeline:
 
     def _sample_batch(self, params, batch, seed, grid, num_steps, strength, *, num_frames, ticking):
         result = sample(
-            self._denoise_fn(*params, strength),
+            self._guided_fn(*params, strength),
             Ticking(self.sampler, self._tick) if ticking else self.sampler,
             grid,
             image_keys(seed, batch["index"]),
@@ -230,12 +230,12 @@ class DiffusionPipeline:
         )
         return result if num_frames else (result, None)
 
-    def _denoise_fn(self, params: Any, guide_params: Any, strength: Guidance) -> DenoiseFn:
+    def _guided_fn(self, params: Any, guide_params: Any, strength: Guidance) -> DenoiseFn:
         """The model's predictions, guided where it can be, and within the range of images."""
-        plain = denoise_fn = self._plain(params)
+        plain = denoise_fn = self.denoise_fn(params)
         interval = (strength.low, strength.high)
         if self._guide is not None:
-            denoise_fn = guidance.guided(plain, self._guide._plain(guide_params), strength.scale, interval=interval)
+            denoise_fn = guidance.guided(plain, self._guide.denoise_fn(guide_params), strength.scale, interval=interval)
         elif self._has_null_class:
             null = {"label": jnp.full(1, self.model.num_classes, jnp.int32)}
             denoise_fn = guidance.classifier_free(plain, strength.scale, null_context=null, interval=interval)
@@ -245,12 +245,8 @@ class DiffusionPipeline:
             return guidance.dynamic_threshold(denoise_fn, quantile=self.config.dynamic_thresholding_ratio)
         return guidance.static_threshold(denoise_fn) if self.config.clip_sample else denoise_fn
 
-    def _plain(self, params: Any) -> DenoiseFn:
-        apply = lambda *inputs: self.apply(params, *inputs)  # noqa: E731
-        return denoiser(apply, self._schedule_of(params), prediction_type=self._prediction_type)
-
     def _predict(self, params, x_t, t, context):
-        return self._plain(params)(x_t, self._schedule_of(params).level(t), context)
+        return self.denoise_fn(params)(x_t, self._schedule_of(params).level(t), context)
 
     def _tick(self) -> None:
         self._bar.update()
@@ -307,6 +303,19 @@ class DiffusionPipeline:
                 raise InputError(f"label {labels} given, but this model was trained without labels: leave it out")
             return rows
         return {**rows, "label": self._labels(labels, num)}
+
+    def _times(self, t: int | float | Array, num: int) -> Array:
+        """t as the schedule takes it; InputError unless it is one time, or one an image, within the schedule."""
+        if np.shape(t) not in ((), (num,)):
+            raise InputError(f"t of shape {list(np.shape(t))} must be one step, or one for each of {num} images")
+        total = self.schedule.num_train_timesteps
+        kind, last = (np.floating, 1) if total is None else (np.integer, total - 1)
+        if not isinstance(t, jax.core.Tracer):  # a traced value can't be looked at
+            times = np.asarray(t, np.float32) if total is None else np.asarray(t)
+            if not np.issubdtype(times.dtype, kind) or times.min() < 0 or times.max() > last:
+                what = "a time" if total is None else "an integer step"
+                raise InputError(f"t={t} must be {what}, or one an image, between 0 and {last}")
+        return jnp.asarray(t, jnp.float32 if total is None else jnp.int32)
 
     def _labels(self, labels: int | Sequence[int] | None, num: int, highest: int | None = None) -> np.ndarray:
         """One label an image [num]; highest, by default the last class, may be the null class."""

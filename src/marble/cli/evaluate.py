@@ -1,0 +1,152 @@
+"""marble evaluate: measures a trained model on the images of a data set.
+
+  marble evaluate --workdir runs/digits --metrics bpd --split test --num 360
+
+bpd: how many bits a dimension the model needs for an image: L_T, L_{t-1} by tenths of the steps, L_0 and their sum,
+the variational bound, with standard errors over images; and beside it the likelihood under the probability flow. All
+is written to WORKDIR/metrics.json, by metric and split, with every term and the rate-distortion curve.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+from marble.cli.flags import parse
+from marble.config import nearest
+from marble.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+METRICS = ("bpd",)
+
+
+def define(values: flags.FlagValues) -> None:
+    """The flags of marble evaluate."""
+    text = dict(flag_values=values)
+    flags.DEFINE_string("workdir", None, "Folder of the training run.", **text)
+    flags.DEFINE_list("metrics", ["bpd"], f"What to measure, of {', '.join(METRICS)}.", **text)
+    flags.DEFINE_integer("num", None, "How many images, evenly spaced over the split (default: all).", **text)
+    flags.DEFINE_string("split", None, "Split of the data set (default: the held-out one).", **text)
+    flags.DEFINE_integer("seed", 0, "Seed of all noise; image i's depends on the seed and i alone.", **text)
+    flags.DEFINE_integer("step", None, "Checkpoint to use (default: the newest whole one).", **text)
+    flags.DEFINE_bool("raw_params", False, "Use the last parameters instead of their moving average.", **text)
+    flags.DEFINE_integer("batch_size", None, "Images in one call (default: the config's for sampling).", **text)
+    flags.DEFINE_string("variance_type", None, "Variance of the reverse steps (default: the sampler's).", **text)
+    flags.DEFINE_string("decoder", "exact", "exact, or tanh: the DDPM reference's approximation.", **text)
+    flags.DEFINE_bool("ode", True, "Also compute the likelihood under the probability flow.", **text)
+    flags.DEFINE_integer("ode_steps", 100, "Steps of the flow, each of four calls of the network.", **text)
+    flags.DEFINE_string("ode_divergence", "hutchinson", "hutchinson, or exact: one derivative a dimension.", **text)
+    flags.DEFINE_string("ode_dequantisation", "variational", "variational, or uniform within the bins.", **text)
+
+
+def main(argv: list[str]) -> int:
+    """Evaluates, and returns the exit status."""
+    values = parse("evaluate", __doc__, argv, define)
+    if values.workdir is None:
+        raise InputError("--workdir is missing: give the folder of a training run")
+    for name in values.metrics or [""]:
+        if name not in METRICS:
+            raise InputError(f"--metrics {name!r} is unknown{nearest(name, METRICS)}")
+    from marble import builders, run, workdir
+    from marble.parallel import explained_memory_error, log_devices
+    from marble.pipelines import Flow, bits_per_dim
+    from marble.pipelines.evaluate import default_variance_type
+
+    flow = Flow(values.ode_steps, values.ode_divergence, values.ode_dequantisation) if values.ode else None
+    log_devices()
+    config, image = workdir.recall(values.workdir)
+    source = builders.data_config(config).open()
+    if (tuple(source.image_shape), source.levels) != image:
+        raise InputError(f"{values.workdir} was trained on {image}, but {source.name} has {source.image_shape} now")
+    split = values.split or run.held_out_split(source)
+    if split is None:
+        raise InputError(f"{source.name} has no held-out split: give --split {'|'.join(source.splits)}")
+    examples = source.read(split)
+    step, pipe = builders.load_step(values.workdir, step=values.step, raw_params=values.raw_params)
+    with explained_memory_error():
+        found = bits_per_dim(
+            pipe,
+            examples,
+            num=values.num,
+            seed=values.seed,
+            variance_type=values.variance_type,
+            decoder=values.decoder,
+            flow=flow,
+            batch_size=values.batch_size,
+            progress=True,
+        )
+    settings = {
+        "step": step,
+        "params": "params" if values.raw_params else "ema_params",
+        "num": found.num,
+        "seed": values.seed,
+        "levels": image.levels,
+        "variance_type": values.variance_type or default_variance_type(pipe),
+        "clip_sample": pipe.config.clip_sample,
+        "decoder": values.decoder,
+        "flow": None if flow is None else vars(flow),
+    }
+    print(table(found, split, settings))
+    path = keep(values.workdir, "bpd", split, {**settings, **as_json(found)})
+    logger.info("wrote %s", path)
+    return 0
+
+
+def table(found: Any, split: str, settings: Mapping[str, Any]) -> str:
+    """The terms, one a line, with standard errors over images."""
+    lines = [
+        f"{split}: {found.num} images of {settings['levels']} levels, checkpoint {settings['step']}, "
+        f"{settings['params']}, seed {settings['seed']}; "
+        + (
+            f"{settings['variance_type']}, {settings['decoder']} decoder"
+            if settings["variance_type"]
+            else "continuous time"
+        ),
+        f"{'':34}  bits/dim   standard error",
+    ]
+    rows = {"L_T": found.prior}
+    rows |= {f"L_{{t-1}}, t = {steps}": estimate for steps, estimate in reversed(found.parts.items())}
+    rows |= {"L_0": found.reconstruction, "sum: the variational bound": found.total}
+    if found.flow is not None:
+        rows[f"probability flow, {settings['flow']['dequantisation']}"] = found.flow
+    lines += [f"{name:34}  {e.mean:8.5f}   {e.standard_error:.5f}" for name, e in rows.items()]
+    return "\n".join(lines)
+
+
+def as_json(found: Any) -> dict[str, Any]:
+    """All of it in numbers, lists and dicts."""
+    estimates = {"L_T": found.prior, "L_0": found.reconstruction, "bound": found.total, "probability_flow": found.flow}
+    return {
+        **{name: None if e is None else e._asdict() for name, e in estimates.items()},
+        "by_step": {"mean": found.by_step.tolist(), "standard_error": found.by_step_standard_error.tolist()},
+        "rate_distortion": {"rate": found.rate.tolist(), "rmse_of_255": found.rmse.tolist()},
+    }
+
+
+def keep(directory: str, metric: str, split: str, found: Mapping[str, Any]) -> str:
+    """Puts a metric of a split into metrics.json, beside what is there, and returns its path."""
+    from etils import epath
+
+    path = epath.Path(directory) / "metrics.json"
+    try:
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        kept = {**kept, metric: {**kept.get(metric, {}), split: found}}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error}): move it away") from error
+    temporary = path.with_name("metrics.json.new")
+    temporary.write_text(json.dumps(without_nan(kept), indent=1) + "\n")
+    temporary.replace(path)
+    return str(path)
+
+
+def without_nan(value: Any) -> Any:
+    """The value with null in place of nan, which JSON does not have: the standard error of one image."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
