@@ -13,7 +13,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PARTS = ("data", "diffusion", "models", "pipelines", "sampling", "training")
+_PARTS = ("compression", "data", "diffusion", "models", "pipelines", "sampling", "training")
 
 
 def __getattr__(name: str) -> Any:
