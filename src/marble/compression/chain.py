@@ -139,8 +139,8 @@ def unpack(section: bytes, shape: tuple[int, int], bits: int) -> np.ndarray:
     """The numbers of a section; InputError unless it holds that many."""
     if len(section) != packed_size(shape[0] * shape[1], bits):
         raise InputError(f"a section of {len(section)} bytes is not of {shape[0]} images: the file is damaged")
-    digits = np.unpackbits(np.frombuffer(section, np.uint8), count=shape[0] * shape[1] * bits)
-    return (digits.reshape(-1, bits).astype(np.int64) << np.arange(bits)[::-1]).sum(axis=1).reshape(shape)
+    digits = np.unpackbits(np.frombuffer(section, np.uint8), count=shape[0] * shape[1] * bits).astype(np.int64)
+    return (digits.reshape(*shape, bits) << np.arange(bits)[::-1]).sum(axis=2)
 
 
 def packed_size(count: int, bits: int) -> int:
