@@ -13,6 +13,13 @@ from marble.data.sources import open_source
 def place(tmp_path_factory):
     """A folder with a workdir of digits:smoke, images, and their compressed file."""
     place = tmp_path_factory.mktemp("compress")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("marble.cli.compress.NUM_TRAIN", 64)
+        yield trained(place)
+
+
+def trained(place):
+    """The folder, filled."""
     run.run(builders.complete(load_config("digits:smoke")), str(place / "run"))
     assert compress(place, "split:test", "test.mrbl") == 0
     return place

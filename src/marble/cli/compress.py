@@ -45,9 +45,10 @@ def main(argv: list[str]) -> int:
     check_writable(str(Path(values.out).parent))
     from marble.builders import load
     from marble.parallel import log_devices
-    from marble.pipelines.lossless import LosslessCompressor
+    from marble.pipelines.lossless import LosslessCompressor, check_seed
     from marble.pipelines.pictures import replacing
 
+    check_seed(values.seed)
     log_devices()
     pipe = load(values.workdir, step=values.step)
     pixels = read_pixels(values.input, values.workdir, pipe.image)

@@ -32,7 +32,7 @@ CHUNK_BITS = 12
 FEWEST, MOST = 4, 16
 STREAM = (0,)
 """Of the noise that training images are walked with."""
-LADDER = 20
+LADDER = 16
 """Levels at which the cost of the chain is measured."""
 
 

@@ -113,8 +113,7 @@ class LosslessCompressor:
         return bound_bits(self._chain(allocation, len(pixels), 0), pixels, seed)
 
     def _chain(self, allocation: Allocation, count: int, seed: int) -> Chain:
-        if not 0 <= seed <= MOST_SEED:
-            raise InputError(f"seed={seed} must be between 0 and {MOST_SEED}")
+        check_seed(seed)
         if max(allocation.timesteps) >= self.schedule.num_train_timesteps:
             raise InputError(f"the file's chain starts at step {max(allocation.timesteps)}, which the model has not")
         return Chain(self._predict, self.schedule, allocation, self.image.levels, count, self._size, seed)
@@ -152,6 +151,12 @@ class LosslessCompressor:
                 yield
             finally:
                 self._tick = _silent
+
+
+def check_seed(seed: int) -> None:
+    """InputError for a seed out of range."""
+    if not 0 <= seed <= MOST_SEED:
+        raise InputError(f"seed={seed} must be between 0 and {MOST_SEED}")
 
 
 def _silent() -> None:
