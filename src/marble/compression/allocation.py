@@ -6,6 +6,7 @@ The continuous chain from the noise down to a level costs ½ ∫ E|x_0 - x_0_hat
 and the pixels given x_t cost L_0(t). The chain ends where the sum is least, and visits levels of equal steps in cost.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from marble.compression.decoder import pixel_bits
 from marble.compression.random_coding import MAX_BITS, candidate, choose, generator
 from marble.compression.transitions import BUCKETS, DEVIATIONS, bucket, posterior, reverse
 from marble.data.preprocess import to_float
-from marble.diffusion import Schedule, gaussian_kl
+from marble.diffusion import Gaussian, Schedule, gaussian_kl
 from marble.errors import InputError
 
 PredictFn = Callable[[np.ndarray, int], np.ndarray]
@@ -79,28 +80,17 @@ def allocate(
         numbers = choose(q, p, (*STREAM, i), bits=bits[-1], chunks=chunks[-1])
         x_t = candidate(numbers, p, (*STREAM, i), bits=bits[-1])
     prediction = predict(x_t, timesteps[-1])
-    codes.append(_fit(prediction, lambda deviation: pixel_bits(images, prediction, deviation, levels)))
+    codes.append(_fit(prediction, functools.partial(pixel_bits, images, prediction, levels=levels)))
     return Allocation(tuple(timesteps), tuple(bits), tuple(chunks), np.array(codes, np.uint8))
 
 
-def _levels(predict: PredictFn, schedule: Schedule, images: np.ndarray, levels: int, num_steps: int | None):
-    """The timesteps [K+1] of the chain."""
-    x_0 = np.asarray(to_float(images, levels))
-    log_snr = np.asarray(schedule.log_snr)
-    prior_bits = 0.5 * np.exp(log_snr) * (x_0**2).sum(axis=1).mean() / math.log(2)
-    top = int(np.argmax(prior_bits <= PRIOR_BITS)) if (prior_bits <= PRIOR_BITS).any() else len(log_snr) - 1
-    rising = np.linspace(log_snr[top], log_snr[0], LADDER)
-    ladder = np.unique(np.interp(-rising, -log_snr, np.arange(len(log_snr))).round().astype(int))[::-1]
-    errors, pixels = [], []
-    for t in ladder.tolist():
-        prediction = predict(_noised(schedule, x_0, t), t)
-        errors.append(((x_0 - prediction) ** 2).sum(axis=1).mean())
-        codes = _fit(prediction, lambda d, prediction=prediction: pixel_bits(images, prediction, d, levels))
-        pixels.append(pixel_bits(images, prediction, DEVIATIONS[codes][bucket(prediction)], levels).sum() / len(images))
-    by_log_snr = np.array(errors) * np.exp(log_snr[ladder]) / (2 * math.log(2))
-    steps = np.diff(log_snr[ladder]) * (by_log_snr[1:] + by_log_snr[:-1]) / 2
-    rate = np.append(0, np.cumsum(steps))
-    end = int(np.argmin(INEFFICIENCY * rate + np.array(pixels)))
+def _levels(
+    predict: PredictFn, schedule: Schedule, images: np.ndarray, levels: int, num_steps: int | None
+) -> list[int]:
+    """The timesteps [K+1] of the chain: from noise down to where going on costs more than it saves."""
+    log_snr, ladder = np.asarray(schedule.log_snr), _ladder(schedule, np.asarray(to_float(images, levels)))
+    rate, pixels = _costs(predict, schedule, images, levels, ladder)
+    end = int(np.argmin(INEFFICIENCY * rate + pixels))
     if num_steps is None:
         num_steps = int(np.clip(round(rate[end] / CHUNK_BITS), FEWEST, MOST))
     grid = np.interp(np.linspace(0, rate[end], num_steps + 1), rate, log_snr[ladder])
@@ -110,6 +100,33 @@ def _levels(predict: PredictFn, schedule: Schedule, images: np.ndarray, levels: 
     if timesteps[-1] < 0:
         raise InputError(f"num_steps={num_steps} is too many for a schedule of {len(log_snr)} steps")
     return timesteps.tolist()
+
+
+def _ladder(schedule: Schedule, x_0: np.ndarray) -> np.ndarray:
+    """Timesteps, falling in even steps of log-SNR from the level where an image leaves PRIOR_BITS."""
+    log_snr = np.asarray(schedule.log_snr)
+    prior_bits = 0.5 * np.exp(log_snr) * (x_0**2).sum(axis=1).mean() / math.log(2)
+    enough = prior_bits <= PRIOR_BITS
+    top = int(np.argmax(enough)) if enough.any() else len(log_snr) - 1
+    rising = np.linspace(log_snr[top], log_snr[0], LADDER)
+    return np.unique(np.interp(-rising, -log_snr, np.arange(len(log_snr))).round().astype(int))[::-1]
+
+
+def _costs(
+    predict: PredictFn, schedule: Schedule, images: np.ndarray, levels: int, ladder: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bits an image, at each level of the ladder: of the chain down to it, and of the pixels given its x_t."""
+    x_0 = np.asarray(to_float(images, levels))
+    log_snr = np.asarray(schedule.log_snr)[ladder]
+    errors, pixels = [], []
+    for t in ladder.tolist():
+        prediction = predict(_noised(schedule, x_0, t), t)
+        errors.append(((x_0 - prediction) ** 2).sum(axis=1).mean())
+        cost = functools.partial(pixel_bits, images, prediction, levels=levels)
+        pixels.append(cost(DEVIATIONS[_fit(prediction, cost)][bucket(prediction)]).sum() / len(images))
+    by_log_snr = np.array(errors) * np.exp(log_snr) / (2 * math.log(2))
+    steps = np.diff(log_snr) * (by_log_snr[1:] + by_log_snr[:-1]) / 2
+    return np.append(0, np.cumsum(steps)), np.array(pixels)
 
 
 def _noised(schedule: Schedule, x_0: np.ndarray, t: int) -> np.ndarray:
@@ -126,5 +143,6 @@ def _fit(prediction: np.ndarray, cost: Callable[[np.ndarray], np.ndarray]) -> np
     return np.argmin(totals + 1e-6 * of_all, axis=0)  # a bucket without pixels takes what suits all of them
 
 
-def _bits(q, p) -> np.ndarray:
+def _bits(q: Gaussian, p: Gaussian) -> np.ndarray:
+    """KL(q || p) of each pixel."""
     return np.asarray(gaussian_kl(q, p), np.float64) / math.log(2)
