@@ -11,6 +11,7 @@ transition that is complete. It takes the workdir, the libraries and the machine
 import logging
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
 from marble.cli.flags import parse
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
     compressor = LosslessCompressor(load(values.workdir, step=values.step), progress=True)
     images, exact = compressor.decompress(data, prefix=values.prefix is not None)
     levels = compressor.image.levels
-    write_images(Path(values.out), stretched(images, levels) if exact else to_uint8(images, levels))
+    write_images(Path(values.out), stretched(images, levels) if exact else np.asarray(to_uint8(images, levels)))
     logger.info(
         "wrote %s: %s images, %s", values.out, f"{len(images):,}", "exact" if exact else f"from {len(data)} bytes"
     )
