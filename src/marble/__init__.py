@@ -14,7 +14,18 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PARTS = ("data", "diffusion", "errors", "metrics", "models", "parallel", "pipelines", "sampling", "training")
+_PARTS = (
+    "compression",
+    "data",
+    "diffusion",
+    "errors",
+    "metrics",
+    "models",
+    "parallel",
+    "pipelines",
+    "sampling",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,8 @@ COMMANDS = {
     "train": ("marble.cli.train", "train a model from a config file"),
     "sample": ("marble.cli.sample", "draw images from a trained model"),
     "evaluate": ("marble.cli.evaluate", "measure a trained model: bits a dimension"),
+    "compress": ("marble.cli.compress", "images to one file, without a loss"),
+    "decompress": ("marble.cli.decompress", "the images of a compressed file, or of a part of it"),
     "data": ("marble.cli.data", "prepare a data set: marble data prepare NAME"),
 }
 
@@ -56,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def usage() -> str:
     """What --help prints."""
-    commands = "\n".join(f"  {name:8} {what}" for name, (_, what) in COMMANDS.items())
+    commands = "\n".join(f"  {name:10} {what}" for name, (_, what) in COMMANDS.items())
     return USAGE.format(version=marble.__version__, commands=commands)
 
 

@@ -1,0 +1,77 @@
+"""Images as files of 8 bits, without a loss: npz, a folder of PNG.
+
+Data of fewer than 256 levels are stretched to 0..255 in files, as ``marble sample`` writes them; reading finds the
+levels again, and refuses values between them.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from marble.data.images import MODES
+from marble.errors import InputError
+from marble.pipelines.pictures import replacing, save_npz
+
+
+def stretched(pixels: np.ndarray, levels: int) -> np.ndarray:
+    """uint8 0..255 of integers 0..levels-1."""
+    return np.round(np.asarray(pixels, np.float64) * 255 / (levels - 1)).astype(np.uint8)
+
+
+def unstretched(images: np.ndarray, levels: int, name: str) -> np.ndarray:
+    """Integers 0..levels-1 of uint8 images; InputError with name where a value is none of the levels'."""
+    if images.dtype != np.uint8:
+        raise InputError(f"{name} has pixels of {images.dtype}: give 8 bits, uint8")
+    pixels = np.round(images * ((levels - 1) / 255)).astype(np.int64)
+    wrong = images[stretched(pixels, levels) != images]
+    if wrong.size:
+        raise InputError(f"{name} has the pixel value {wrong[0]}, none of the data's {levels} levels in 0..255")
+    return pixels
+
+
+def read_images(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """uint8 [n h w c]: ``arr_0`` of an npz, or all PNG of a folder by name. InputError where they are not of shape."""
+    if path.is_dir():
+        files = sorted(path.glob("*.png"))
+        if not files:
+            raise InputError(f"the folder {path} has no PNG")
+        return np.stack([_read_png(file, shape) for file in files])
+    if not path.is_file():
+        raise InputError(f"there is no file or folder {path}")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images = arrays["arr_0"]
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not an npz with the images as arr_0") from error
+    if images.ndim != 4 or images.shape[1:] != tuple(shape) or not len(images):
+        raise InputError(f"{path} has images of shape {list(images.shape)}, the model's are [n, {_named(shape)}]")
+    return images
+
+
+def write_images(path: Path, images: np.ndarray) -> None:
+    """Writes uint8 [n h w c] as the npz of that name, or as 00000.png, 00001.png, ... in the folder."""
+    if path.suffix == ".npz":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return save_npz(path, images)
+    path.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        with replacing(path / f"{number:05}.png") as file:
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, format="PNG")
+
+
+def _read_png(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    height, width, channels = shape
+    try:
+        with Image.open(path) as image:
+            found, pixels = (*image.size[::-1], image.mode), np.array(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path} is not a readable PNG ({error})") from error
+    if found != (height, width, MODES.get(channels)):
+        was = f"{found[0]}x{found[1]} of mode {found[2]}"
+        raise InputError(f"{path} is {was}, the model's are {height}x{width} of mode {MODES.get(channels)}")
+    return pixels.reshape(shape)
+
+
+def _named(shape: tuple[int, int, int]) -> str:
+    return ", ".join(map(str, shape))
