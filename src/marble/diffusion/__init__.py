@@ -1,6 +1,7 @@
 """The theory: arrays in, arrays out. Start with process.py, then prediction.py and loss.py."""
 
 from marble.diffusion.continuous import ContinuousSchedule, cosine, edm, from_curve, rectified_flow
+from marble.diffusion.decoder import discretised_gaussian_log_prob, tanh_discretised_gaussian_log_prob
 from marble.diffusion.likelihood import gaussian_kl, prior_kl, transition_kl
 from marble.diffusion.loss import eps_loss
 from marble.diffusion.prediction import PredictionType, denoiser, eps_from_x_0, predict, read, x_0_from_eps
@@ -30,6 +31,7 @@ __all__ = [
     "constant",
     "cosine",
     "denoiser",
+    "discretised_gaussian_log_prob",
     "edm",
     "eps_from_x_0",
     "eps_loss",
@@ -50,6 +52,7 @@ __all__ = [
     "scaled_linear",
     "sigmoid",
     "squaredcos_cap_v2",
+    "tanh_discretised_gaussian_log_prob",
     "transition_kl",
     "warmup10",
     "warmup50",
