@@ -5,7 +5,8 @@ from ml_collections import ConfigDict
 
 def smoke(config: ConfigDict) -> ConfigDict:
     """The same experiment shrunk to two steps of a tiny model, to see that all parts fit."""
-    config.diffusion.num_train_timesteps = 10
+    if "diffusion" in config:
+        config.diffusion.num_train_timesteps = 10
     config.model.update({"channels": 8, "num_groups": 4, "num_res_blocks": 1})
     config.training.update({"batch_size": 8, "num_steps": 2, "log_every": 1, "checkpoint_every": 2})
     config.training.update({"eval_every": 2 if config.training.get("eval_every") else 0, "sample_every": 2})

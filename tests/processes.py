@@ -44,7 +44,7 @@ def final_state(directory: Path) -> tuple[int, TrainState]:
     """The newest checkpoint of a run, whole."""
     config, image = workdir.recall(str(directory))
     experiment = builders.build(config, image)
-    target = jax.eval_shape(lambda: TrainState.create(builders.init_params(experiment), experiment.optimizer))
+    target = jax.eval_shape(lambda: builders.init_state(experiment))
     step, state, damaged = checkpoint.restore_newest(str(directory), target)
     assert damaged == []
     return step, state

@@ -6,7 +6,7 @@ that signature is the schema.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,32 +14,64 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from marble import checkpoint, diffusion
+from marble import checkpoint, diffusion, vae
 from marble import workdir as workdirs
-from marble.config import bind, completed, nearest
+from marble.config import bind, completed, nearest, schema
 from marble.data.sources import Source, open_source
 from marble.diffusion import Schedule, weighting
 from marble.errors import InputError
-from marble.models import UNet
-from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig
+from marble.models import VAE, UNet
+from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig, VAEPipeline, VAESamplingConfig
 from marble.sampling import Ancestral, Sampler
 from marble.training.loop import TrainingConfig
+from marble.training.objectives import LossFn, diffusion_loss_fn
 from marble.training.optimizer import adam, warmup_decay
+from marble.training.state import DiffusionWindow, TrainState, VAEWindow
+from marble.training.vae import vae_loss_fn
 
-MODELS = {"unet": UNet}
+MODELS = {"unet": UNet, "vae": VAE}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SCHEDULES = {"linear": diffusion.linear}
 WEIGHTINGS = {"simple": weighting.simple, "elbo": weighting.elbo}
 OPTIMIZERS = {"adam": adam}
 SAMPLERS = {"ancestral": Ancestral}
-SECTIONS = ("data", "model", "diffusion", "optimizer", "training", "sampling")
+LIKELIHOODS = {"discretised_logistic": vae.DISCRETISED_LOGISTIC, "gaussian": vae.GAUSSIAN}
 NAMES = {
     "model": {"name": MODELS, "dtype": DTYPES},
     "diffusion": {"beta_schedule": SCHEDULES, "weighting": WEIGHTINGS},
+    "vae": {"likelihood": LIKELIHOODS},
     "optimizer": {"name": OPTIMIZERS},
     "sampling": {"sampler": SAMPLERS},
 }
 """The keys whose values are names, and what the names stand for; the first is the default."""
+
+
+class Objective(NamedTuple):
+    """What a config has that trains a kind of model."""
+
+    schema: Callable[..., None]
+    """Its arguments are the sections of the config, and the seed."""
+    names: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    """As NAMES."""
+
+    @property
+    def sections(self) -> list[str]:
+        """The sections, in the order in which they are built."""
+        return [name for name in schema(self.schema) if name != "seed"]
+
+
+def diffusion_sections(
+    *, seed: int, data: Any, model: Any, diffusion: Any, optimizer: Any, training: Any, sampling: Any
+) -> None:
+    """The schema of a diffusion model's config."""
+
+
+def vae_sections(*, seed: int, data: Any, model: Any, vae: Any, optimizer: Any, training: Any, sampling: Any) -> None:
+    """The schema of a variational autoencoder's config."""
+
+
+OBJECTIVES = {UNet: Objective(diffusion_sections, NAMES), VAE: Objective(vae_sections, {**NAMES, "sampling": {}})}
+"""The objective follows the model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,20 +96,43 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """All the parts of a config, built."""
+class Parts:
+    """The parts that the config of every objective has, built."""
 
     seed: int
     data: DataConfig
     model: nn.Module
-    schedule: Schedule
-    weights: Any
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[Any], Any]
     training: TrainingConfig
+    image: ImageSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionExperiment(Parts):
+    """All the parts of a diffusion model's config, built."""
+
+    schedule: Schedule
+    weights: Any
     sampler: Sampler
     sampling: SamplingConfig
-    image: ImageSpec
+
+    window = DiffusionWindow
+
+    def model_inputs(self) -> tuple[Any, ...]:
+        """Arguments of the model for one image, to make its parameters with."""
+        context = None if self.model.num_classes is None else {"label": jnp.zeros(1, jnp.int32)}
+        return jnp.zeros((1, *self.image.shape)), jnp.zeros(1, jnp.int32), context
+
+    def loss_fn(self, *, train: bool) -> LossFn:
+        """The loss; its dropout, of labels too, is on if train."""
+        return diffusion_loss_fn(
+            self.model,
+            self.schedule,
+            weights=self.weights,
+            label_dropout=self.training.label_dropout if train else 0.0,
+            train=train,
+        )
 
     def pipeline(self, params: Any) -> DiffusionPipeline:
         """The sampler of this experiment's model with these parameters."""
@@ -92,44 +147,81 @@ class Experiment:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class VAEExperiment(Parts):
+    """All the parts of a variational autoencoder's config, built."""
+
+    likelihood: vae.Likelihood
+    sampling: VAESamplingConfig
+
+    window = VAEWindow
+
+    def model_inputs(self) -> tuple[Any, ...]:
+        """Arguments of the model for one image, to make its parameters with."""
+        return (jnp.zeros((1, *self.image.shape)),)
+
+    def loss_fn(self, *, train: bool) -> LossFn:
+        """The loss; its dropout is on if train."""
+        return vae_loss_fn(self.model, self.likelihood, self.image.levels, train=train)
+
+    def pipeline(self, params: Any) -> VAEPipeline:
+        """This experiment's model with these parameters."""
+        return VAEPipeline(
+            model=self.model, params=params, likelihood=self.likelihood, image=self.image, config=self.sampling
+        )
+
+
+Experiment = DiffusionExperiment | VAEExperiment
+
+
 def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The config with every key that it does not state at its default; InputError for what it states wrongly."""
-    bind("config", config, sections)
+    objective = checked_sections(config)
     whole = ml_collections.ConfigDict({"seed": config["seed"]})
-    for section in SECTIONS:
-        chosen, rest = pick(section, config[section])
+    for section in objective.sections:
+        chosen, rest = pick(section, config[section], objective.names)
         constructors = constructors_of(section, chosen)
         bind(section, rest, *constructors)
         whole[section] = completed(rest, *constructors)
-        for key, table in NAMES.get(section, {}).items():
+        for key, table in objective.names.get(section, {}).items():
             whole[section][key] = config[section].get(key, next(iter(table)))
     return whole
 
 
 def build(config: Mapping[str, Any], image: ImageSpec) -> Experiment:
     """The parts of a config for images of this kind; InputError where a name, key, type or value is wrong."""
-    bind("config", config, sections)
+    objective = checked_sections(config)
     if not 0 <= config["seed"] < 2**32:
         raise InputError(f"config key seed={config['seed']} must be between 0 and {2**32 - 1}")
     chosen, arguments = {}, {}
-    for section in SECTIONS:
-        chosen[section], rest = pick(section, config[section])
+    for section in objective.sections:
+        chosen[section], rest = pick(section, config[section], objective.names)
         arguments[section] = bind(section, rest, *constructors_of(section, chosen[section]))
-    schedule = chosen["diffusion"]["beta_schedule"](**arguments["diffusion"][0])
     learning_rate = warmup_decay(**arguments["optimizer"][0])
-    model = chosen["model"]
-    return Experiment(
+    model = {**arguments["model"][0], "dtype": chosen["model"]["dtype"]}
+    parts = dict(
         seed=config["seed"],
         data=DataConfig(**arguments["data"][0]),
-        model=model["name"](**arguments["model"][0], dtype=model["dtype"], out_channels=image.shape[-1]),
-        schedule=schedule,
-        weights=chosen["diffusion"]["weighting"](schedule, **arguments["diffusion"][1]),
         optimizer=chosen["optimizer"]["name"](learning_rate, **arguments["optimizer"][1]),
         learning_rate=learning_rate,
         training=TrainingConfig(**arguments["training"][0]),
+        image=image,
+    )
+    if chosen["model"]["name"] is VAE:
+        return VAEExperiment(
+            **parts,
+            model=VAE(**model, image_shape=image.shape),
+            likelihood=chosen["vae"]["likelihood"],
+            sampling=VAESamplingConfig(**arguments["sampling"][0]),
+        )
+    schedule = chosen["diffusion"]["beta_schedule"](**arguments["diffusion"][0])
+    return DiffusionExperiment(
+        **parts,
+        model=chosen["model"]["name"](**model, out_channels=image.shape[-1]),
+        schedule=schedule,
+        weights=chosen["diffusion"]["weighting"](schedule, **arguments["diffusion"][1]),
         sampler=chosen["sampling"]["sampler"](**arguments["sampling"][0]),
         sampling=SamplingConfig(**arguments["sampling"][1]),
-        image=image,
     )
 
 
@@ -138,8 +230,18 @@ def data_config(config: Mapping[str, Any]) -> DataConfig:
     return DataConfig(**bind("data", config["data"], DataConfig)[0])
 
 
-def sections(*, seed: int, data: Any, model: Any, diffusion: Any, optimizer: Any, training: Any, sampling: Any) -> None:
-    """The schema of a whole config."""
+def checked_sections(config: Mapping[str, Any]) -> Objective:
+    """The objective of a config's model; InputError unless the config has just the sections that it reads."""
+    model = pick("model", config.get("model", {}))[0]["name"]
+    objective = OBJECTIVES[model]
+    unread = [section for section in NAMES if section in config and section not in objective.sections]
+    if unread:
+        raise InputError(
+            f"the config section {unread[0]} is not read with model.name={config['model'].get('name', 'unet')!r}: "
+            f"remove it; what is read is {', '.join(objective.sections)}"
+        )
+    bind("config", config, objective.schema)
+    return objective
 
 
 def constructors_of(section: str, chosen: Mapping[str, Any]) -> list[Callable[..., Any]]:
@@ -151,20 +253,24 @@ def constructors_of(section: str, chosen: Mapping[str, Any]) -> list[Callable[..
             return [chosen["name"]]
         case "diffusion":
             return [chosen["beta_schedule"], chosen["weighting"]]
+        case "vae":
+            return []
         case "optimizer":
             return [warmup_decay, chosen["name"]]
         case "training":
             return [TrainingConfig]
         case "sampling":
-            return [chosen["sampler"], SamplingConfig]
+            return [chosen["sampler"], SamplingConfig] if "sampler" in chosen else [VAESamplingConfig]
 
 
-def pick(section: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def pick(
+    section: str, values: Mapping[str, Any], names: Mapping[str, Any] = NAMES
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the names in a section stand for, and the rest of it."""
     if not isinstance(values, Mapping | ml_collections.ConfigDict):
         raise InputError(f"config key {section}={values!r} must be a section of keys")
     rest = dict(values)
-    tables = NAMES.get(section, {})
+    tables = names.get(section, {})
     chosen = {k: look_up(f"{section}.{k}", table, rest.pop(k, next(iter(table)))) for k, table in tables.items()}
     return chosen, rest
 
@@ -178,13 +284,15 @@ def look_up(what: str, table: Mapping[str, Any], name: Any) -> Any:
 
 def load(
     workdir: str, *, step: int | None = None, raw_params: bool = False, sampler: str | None = None
-) -> DiffusionPipeline:
+) -> DiffusionPipeline | VAEPipeline:
     """The pipeline of a trained workdir, from its newest whole checkpoint, or that of ``step``.
 
     It samples with the averaged parameters, or with the last ones if raw_params; sampler replaces the config's.
     InputError when workdir has no run or no such checkpoint, RunError when the checkpoints are damaged.
     """
     config, image = workdirs.recall(workdir)
+    if sampler is not None and checked_sections(config).names["sampling"] == {}:
+        raise InputError(f"sampler {sampler!r} given, but the model of {workdir} draws in one step: leave it out")
     if sampler is not None:
         config["sampling"] = {**config.get("sampling", {}), "sampler": sampler}
     experiment = build(config, image)
@@ -199,7 +307,10 @@ def load(
 
 def init_params(experiment: Experiment) -> Any:
     """The model's initial parameters, which depend on the seed alone."""
-    x = jnp.zeros((1, *experiment.image.shape))
-    context = None if experiment.model.num_classes is None else {"label": jnp.zeros(1, jnp.int32)}
     key = jax.random.key(experiment.seed, impl="threefry2x32")
-    return experiment.model.init(key, x, jnp.zeros(1, jnp.int32), context)["params"]
+    return experiment.model.init(key, *experiment.model_inputs())["params"]
+
+
+def init_state(experiment: Experiment) -> TrainState:
+    """The state before the first step."""
+    return TrainState.create(init_params(experiment), experiment.optimizer, experiment.window)

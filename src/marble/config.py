@@ -30,7 +30,7 @@ MAY_CHANGE = (
 )
 """What may differ when a run goes on; all else makes another run."""
 
-SUPPLIED = ("parent", "out_channels", "dtype", "learning_rate_fn", "schedule")
+SUPPLIED = ("parent", "out_channels", "image_shape", "dtype", "learning_rate_fn", "schedule")
 """Arguments of constructors that marble supplies itself: no config has them as they are."""
 
 

@@ -13,7 +13,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from marble import builders, workdir
-from marble.builders import Experiment
+from marble.builders import DiffusionExperiment, Experiment
 from marble.data.loader import eval_batches, to_device, train_batches
 from marble.data.sources import Source
 from marble.errors import InputError
@@ -31,7 +31,7 @@ from marble.pipelines.pictures import save_png
 from marble.sampling import timesteps
 from marble.training.interruption import Interruption
 from marble.training.loop import Hooks, call_lengths, restore_or_init, train
-from marble.training.objectives import LossFn, diffusion_loss_fn, prepare_batch
+from marble.training.objectives import LossFn, prepare_batch
 from marble.training.state import TrainState
 from marble.training.step import make_train_step, several_steps
 from marble.typing import Array, Batch
@@ -65,7 +65,7 @@ def _run(config: ml_collections.ConfigDict, directory: str, interruption: Interr
     everywhere = replicated(mesh)
 
     def init() -> TrainState:
-        return TrainState.create(builders.init_params(experiment), experiment.optimizer)
+        return builders.init_state(experiment)
 
     jax.eval_shape(init)  # a model that does not fit the images fails here, before anything is written
     facts = workdir.DataFacts(image, dict(source.splits), source.originals)
@@ -96,9 +96,10 @@ def _run(config: ml_collections.ConfigDict, directory: str, interruption: Interr
 
 def check(experiment: Experiment, source: Source, mesh: Mesh) -> None:
     """InputError for parts that don't fit each other, the data or the devices."""
-    training, classes, sampling = experiment.training, experiment.model.num_classes, experiment.sampling
-    total = experiment.schedule.num_train_timesteps
-    timesteps(total, sampling.num_steps or total, sampling.timestep_spacing)
+    training, classes = experiment.training, experiment.model.num_classes
+    if isinstance(experiment, DiffusionExperiment):
+        total, sampling = experiment.schedule.num_train_timesteps, experiment.sampling
+        timesteps(total, sampling.num_steps or total, sampling.timestep_spacing)
     if SPLIT not in source.splits:
         raise InputError(f"{source.name} has no split {SPLIT!r} to train on; there are: {', '.join(source.splits)}")
     if training.num_steps > 1 and experiment.learning_rate(training.num_steps - 1) == 0:
@@ -127,14 +128,8 @@ def held_out_split(source: Source) -> str | None:
 
 def make_train_step_of(experiment: Experiment) -> Callable[..., Any]:
     """The train step on the loader's uint8 batches."""
-    loss_fn = diffusion_loss_fn(
-        experiment.model,
-        experiment.schedule,
-        weights=experiment.weights,
-        label_dropout=experiment.training.label_dropout,
-    )
     return make_train_step(
-        on_uint8(loss_fn, experiment.image.levels, flips=experiment.data.flip),
+        on_uint8(experiment.loss_fn(train=True), experiment.image.levels, flips=experiment.data.flip),
         experiment.optimizer,
         ema_decay=experiment.training.ema_decay,
         accumulate=experiment.training.accumulate,
@@ -170,8 +165,8 @@ def device_batches(experiment: Experiment, source: Source, mesh: Mesh, *, start_
 
 
 def held_out_loss(experiment: Experiment, source: Source, mesh: Mesh, key: Array) -> Callable[[Any], float]:
-    """A function of parameters: the loss over the held-out split, with the same t and noise every time."""
-    loss_fn = diffusion_loss_fn(experiment.model, experiment.schedule, weights=experiment.weights, train=False)
+    """A function of parameters: the loss over the held-out split, with the same draws every time."""
+    loss_fn = experiment.loss_fn(train=False)
     sums = jax.jit(
         lambda *inputs: on_uint8(loss_fn, experiment.image.levels, flips=False)(*inputs)[1],
         compiler_options=compiler_options(gradients=False),
@@ -183,8 +178,9 @@ def held_out_loss(experiment: Experiment, source: Source, mesh: Mesh, key: Array
         batches = eval_batches(examples, batch_size=experiment.training.batch_size)
         loss = count = 0.0
         for i, batch in enumerate(batches):
-            total = jax.device_get(sums(params, put_batch(mesh, batch), jax.random.fold_in(key, i)))
-            loss, count = loss + total["loss_by_t"].sum(), count + total["count_by_t"].sum()
+            metrics = jax.device_get(sums(params, put_batch(mesh, batch), jax.random.fold_in(key, i)))
+            of_batch, images = experiment.window.loss_and_count(metrics)
+            loss, count = loss + of_batch, count + images
         return float(loss / count)
 
     return evaluate

@@ -1,5 +1,6 @@
 """Networks: flax.linen modules that know no noise schedule."""
 
 from marble.models.unet import UNet
+from marble.models.vae import VAE
 
-__all__ = ["UNet"]
+__all__ = ["VAE", "UNet"]

@@ -1,5 +1,6 @@
 """Trained models in use: images in, images out."""
 
 from marble.pipelines.unconditional import DiffusionPipeline, ImageSpec, SamplingConfig
+from marble.pipelines.vae import VAEPipeline, VAESamplingConfig
 
-__all__ = ["DiffusionPipeline", "ImageSpec", "SamplingConfig"]
+__all__ = ["DiffusionPipeline", "ImageSpec", "SamplingConfig", "VAEPipeline", "VAESamplingConfig"]

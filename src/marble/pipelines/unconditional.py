@@ -14,6 +14,7 @@ from marble.data.preprocess import to_uint8
 from marble.diffusion import Schedule, denoiser
 from marble.errors import InputError
 from marble.parallel import compiler_options, data_mesh, put_batch, replicated
+from marble.pipelines.rows import batches, fitting_batch_size, image_indices
 from marble.sampling import Frames, Sampler, guidance, image_keys, levels, sample
 from marble.sampling.grid import TimestepSpacing
 from marble.typing import Array, Context, Prediction
@@ -109,7 +110,7 @@ class DiffusionPipeline:
         With num_frames returns (images, Frames [num_frames num h w c]), the way from noise. A number of images per
         call (batch_size) or of frames that was not used before is compiled first. InputError for values out of range.
         """
-        size = self._batch_size(batch_size)
+        size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self._mesh)
         num_steps = self._num_steps(steps)
         rows = self._rows(num, seed, first, labels)
         options = dict(num_frames=min(num_frames, num_steps), ticking=progress)
@@ -118,8 +119,8 @@ class DiffusionPipeline:
         calls = -(-num // size)
         results = []
         with tqdm(total=calls * num_steps, unit="step", disable=None if progress else True) as self._bar:
-            for start in range(0, calls * size, size):
-                batch = put_batch(self._mesh, {k: _padded(v[start : start + size], size) for k, v in rows.items()})
+            for host_batch in batches(rows, size):
+                batch = put_batch(self._mesh, host_batch)
                 images, frames = self._compiled(params, batch, np.uint32(seed), grid, np.int32(num_steps), **options)
                 results.append(jax.device_get((self._finish(images, as_float), jax.tree.map(self._finish, frames))))
         images = np.concatenate([images for images, _ in results])[:num]
@@ -160,25 +161,13 @@ class DiffusionPipeline:
     def _finish(self, images: Array, as_float: bool = False) -> Array:
         return jnp.clip(images, -1, 1) if as_float else to_uint8(images, self.image.levels)
 
-    def _batch_size(self, batch_size: int | None) -> int:
-        """At least what was asked for, and a multiple of the number of devices."""
-        size = self.config.batch_size if batch_size is None else batch_size
-        if size < 1:
-            raise InputError(f"batch_size={size} must be at least 1")
-        return -(-size // self._mesh.devices.size) * self._mesh.devices.size
-
     def _num_steps(self, steps: int | None) -> int:
         steps = self.config.num_steps if steps is None else steps
         return self.schedule.num_train_timesteps if steps is None else steps
 
     def _rows(self, num: int, seed: int, first: int, labels: int | Sequence[int] | None) -> dict[str, np.ndarray]:
         """Each image's index and, for a conditional model, label: [num]."""
-        if not isinstance(num, int) or num < 1:
-            raise InputError(f"{num} images asked for: give a whole number, at least 1")
-        for name, value, limit in (("seed", seed, 2**32), ("first", first, 2**32 - num)):
-            if not 0 <= value < limit:
-                raise InputError(f"{name}={value} must be between 0 and {limit - 1}")
-        rows = {"index": np.arange(first, first + num, dtype=np.uint32)}
+        rows = {"index": image_indices(num, seed=seed, first=first)}
         if self.model.num_classes is None:
             if labels is not None:
                 raise InputError(f"label {labels} given, but this model was trained without labels: leave it out")
@@ -197,8 +186,3 @@ class DiffusionPipeline:
         if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= classes:
             raise InputError(f"label {labels} is not a class between 0 and {classes - 1}")
         return np.broadcast_to(labels.astype(np.int32), (num,)).copy()
-
-
-def _padded(rows: np.ndarray, size: int) -> np.ndarray:
-    """rows with the first one repeated until there are size of them."""
-    return np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
