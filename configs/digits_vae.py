@@ -26,7 +26,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
             "channel_mult": (1, 2),
             "num_res_blocks": 1,
             "num_groups": 8,
-            "dropout": 0.2,
+            "dropout": 0.1,
         }
     )
     config.vae = ConfigDict({"likelihood": "discretised_logistic"})
