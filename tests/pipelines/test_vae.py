@@ -14,7 +14,9 @@ from marble.models import VAE
 from marble.pipelines import ImageSpec, VAEPipeline, VAESamplingConfig
 
 
-def pipeline(shape=(8, 8, 1), levels=17, likelihood=vae.DISCRETISED_LOGISTIC, latent_size=4, mult=(1, 2), size=0.2, **config):
+def pipeline(
+    shape=(8, 8, 1), levels=17, likelihood=vae.DISCRETISED_LOGISTIC, latent_size=4, mult=(1, 2), size=0.2, **config
+):
     model = VAE(image_shape=shape, latent_size=latent_size, channels=4, channel_mult=mult, num_groups=2)
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))["params"]
     rng = np.random.default_rng(0)
