@@ -17,7 +17,7 @@ from marble.parallel import compiler_options, data_mesh, put_batch, replicated
 from marble.pipelines.rows import batches, fitting_batch_size, image_indices
 from marble.sampling import Frames, Sampler, guidance, image_keys, levels, sample
 from marble.sampling.grid import TimestepSpacing
-from marble.typing import Array, Context, Prediction
+from marble.typing import Array, Context, DenoiseFn, Prediction
 
 
 class ImageSpec(NamedTuple):
@@ -112,7 +112,7 @@ class DiffusionPipeline:
         """
         size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self._mesh)
         num_steps = self._num_steps(steps)
-        rows = self._rows(num, seed, first, labels)
+        rows = self.rows(num, seed=seed, first=first, labels=labels)
         options = dict(num_frames=min(num_frames, num_steps), ticking=progress)
         grid = levels(self.schedule, num_steps, self.config.timestep_spacing, length=self.schedule.num_train_timesteps)
         params = self.params if params is None else params
@@ -127,16 +127,20 @@ class DiffusionPipeline:
         frames = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :num], *[f for _, f in results])
         return (images, frames) if num_frames else images
 
-    def _sample_batch(self, params, batch, seed, grid, num_steps, *, num_frames, ticking):
+    def denoise_fn(self, params: Any, *, ticking: bool = False) -> DenoiseFn:
+        """What the sampler asks: the network with these parameters, its x_0 clipped if the config says so."""
+
         def model(x_t, t, context):
             if ticking:
                 jax.debug.callback(self._tick)
             return self.apply(params, x_t, t, context)
 
-        context = {"label": batch["label"]} if "label" in batch else None
         denoise_fn = denoiser(model, self.schedule)
-        if self.config.clip_sample:
-            denoise_fn = guidance.static_threshold(denoise_fn)
+        return guidance.static_threshold(denoise_fn) if self.config.clip_sample else denoise_fn
+
+    def _sample_batch(self, params, batch, seed, grid, num_steps, *, num_frames, ticking):
+        context = {"label": batch["label"]} if "label" in batch else None
+        denoise_fn = self.denoise_fn(params, ticking=ticking)
         keys = image_keys(seed, batch["index"])
         result = sample(
             denoise_fn,
@@ -165,8 +169,10 @@ class DiffusionPipeline:
         steps = self.config.num_steps if steps is None else steps
         return self.schedule.num_train_timesteps if steps is None else steps
 
-    def _rows(self, num: int, seed: int, first: int, labels: int | Sequence[int] | None) -> dict[str, np.ndarray]:
-        """Each image's index and, for a conditional model, label: [num]."""
+    def rows(
+        self, num: int, *, seed: int, first: int = 0, labels: int | Sequence[int] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Each image's index and, for a conditional model, label: [num]. InputError for values out of range."""
         rows = {"index": image_indices(num, seed=seed, first=first)}
         if self.model.num_classes is None:
             if labels is not None:
