@@ -63,7 +63,7 @@ def inpainted(resamples, is_known=(True, False), x_0=(0.6, 9.0)):
 def test_a_hole_is_filled_by_the_conditional_distribution():
     # x_1 | x_0 ~ N(0.8 x_0, 0.25 - 0.04 / 0.25); what stood in the hole (9) has no part in it.
     mean, deviation = 0.8 * 0.6, np.sqrt(0.25 - 0.2**2 / 0.25)
-    fitted, replaced = inpainted(12), inpainted(1)
+    fitted, replaced = inpainted(20), inpainted(1)
     np.testing.assert_array_equal(fitted[:, 0], np.float32(0.6))
     np.testing.assert_allclose([fitted[:, 1].mean(), fitted[:, 1].std()], [mean, deviation], atol=0.05)
     assert abs(replaced[:, 1].mean() - mean) > 2 * abs(fitted[:, 1].mean() - mean)  # what the repetitions are for

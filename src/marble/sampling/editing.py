@@ -49,7 +49,7 @@ class FromImage(NamedTuple):
 class Inpainting(NamedTuple):
     """The sampler, with the known pixels of x_0 put in at the level that each step comes to.
 
-    Known and unknown pixels are drawn apart and need not fit. So each step is made ``resamples`` times: x_s goes back
+    Known and unknown pixels are drawn apart and need not fit. So each step but the last is made ``resamples`` times: x_s goes back
     to level t by fresh noise and down again, which draws both towards their joint distribution (Lugmayr et al. 2022,
     section 4.2; one forward step a jump). 1 is the replacement alone, and needs the fewest calls of the network.
     """
@@ -83,7 +83,9 @@ class Inpainting(NamedTuple):
             own = _fold(keys, 3 + i)
             return once(_back_to(level_t, level_s, step.x, _fold(own, 1)), own)
 
-        step = jax.lax.fori_loop(1, self.resamples, again, once(x, keys))
+        # The step to the clean level draws nothing: repeated, it would pull every hole to its mean.
+        repeats = jnp.where(level_s.sigma > 0, self.resamples, 1)
+        step = jax.lax.fori_loop(1, repeats, again, once(x, keys))
         return step._replace(carry=(jnp.zeros((), bool), step.carry))
 
     def _with_known(self, x: Array, level: Level, keys: Array) -> Array:
