@@ -49,9 +49,9 @@ class FromImage(NamedTuple):
 class Inpainting(NamedTuple):
     """The sampler, with the known pixels of x_0 put in at the level that each step comes to.
 
-    Known and unknown pixels are drawn apart and need not fit. So each step but the last is made ``resamples`` times: x_s goes back
-    to level t by fresh noise and down again, which draws both towards their joint distribution (Lugmayr et al. 2022,
-    section 4.2; one forward step a jump). 1 is the replacement alone, and needs the fewest calls of the network.
+    Known and unknown pixels are drawn apart and need not fit. So each step but the last is made ``resamples`` times:
+    x_s goes back to level t by fresh noise and down again, which draws both towards their joint distribution (Lugmayr
+    et al. 2022, section 4.2; one forward step a jump). 1 is the replacement alone, and calls the network least often.
     """
 
     sampler: Sampler
