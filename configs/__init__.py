@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 def smoke(config: ConfigDict) -> ConfigDict:
     """The same experiment shrunk to two steps of a tiny model, to see that all parts fit."""
-    if "num_train_timesteps" in config.diffusion:
+    if "num_train_timesteps" in config.get("diffusion", {}):
         config.diffusion.num_train_timesteps = 10
     config.model.update({"channels": 8, "num_groups": 4, "num_res_blocks": 1})
     config.training.update({"batch_size": 8, "num_steps": 2, "log_every": 1, "checkpoint_every": 2})

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from marble import builders, checkpoint, workdir
+from marble.experiments import init_state
 from marble.training.logging import TIMING_FIELDS
 from marble.training.state import TrainState
 
@@ -44,7 +45,7 @@ def final_state(directory: Path) -> tuple[int, TrainState]:
     """The newest checkpoint of a run, whole."""
     config, image = workdir.recall(str(directory))
     experiment = builders.build(config, image)
-    target = jax.eval_shape(lambda: builders.init_state(experiment))
+    target = jax.eval_shape(lambda: init_state(experiment))
     step, state, damaged = checkpoint.restore_newest(str(directory), target)
     assert damaged == []
     return step, state

@@ -16,6 +16,7 @@ from marble.pipelines import ImageSpec
 SIZES = {
     # config: image shape, parameters. The last three are the paper's models, whose counts are known.
     "digits": ((8, 8, 1), None),
+    "digits_vae": ((8, 8, 1), None),
     "mnist": ((28, 28, 1), None),
     "fashion_mnist": ((28, 28, 1), None),
     "cifar10": ((32, 32, 3), 35_746_307),
@@ -32,11 +33,11 @@ def test_every_config_is_tested():
 def test_full_size(name):
     shape, parameters = SIZES[name]
     experiment = builders.build(builders.complete(load_config(name)), ImageSpec(shape, 256))
-    params = jax.eval_shape(lambda: builders.init_params(experiment))
+    params = jax.eval_shape(experiment.init_params)
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     assert parameters in (None, count)
-    x, t = jax.ShapeDtypeStruct((2, *shape), np.float32), jax.ShapeDtypeStruct((2,), np.int32)
-    assert jax.eval_shape(lambda p, *a: experiment.model.apply({"params": p}, *a), params, x, t).shape == x.shape
+    outputs = jax.eval_shape(lambda p, a: experiment.model.apply({"params": p}, *a), params, experiment.model_inputs())
+    assert {output.shape for output in jax.tree.leaves(outputs)} == {(1, *shape)}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -82,12 +83,14 @@ def random_images(shape, *, train=50, test=10):
     }
 
 
-@pytest.mark.parametrize("name", ["digits", "digits:conditional", *WRITERS])
+@pytest.mark.parametrize("name", ["digits", "digits:conditional", "digits_vae", "digits_vae:gaussian", *WRITERS])
 def test_smoke_trains_and_samples(name, tmp_path):
     base, _, variant = name.partition(":")
     config = builders.complete(load_config(f"{base}:smoke"))
     if variant == "conditional":
         config.model.num_classes, config.training.label_dropout = 10, 0.5
+    if variant == "gaussian":
+        config.vae.likelihood = "gaussian"
     if base in WRITERS:
         write, shape = WRITERS[base]
         source = write(random_images(shape), tmp_path / "originals")
@@ -95,7 +98,7 @@ def test_smoke_trains_and_samples(name, tmp_path):
     state = run.run(config, str(tmp_path / "run"))
     assert int(state.step) == 2 and not state.diverged
     pipe = load(str(tmp_path / "run"))
-    images = pipe.sample(3, labels=[1, 2, 3] if variant else None)
+    images = pipe.sample(3, labels=[1, 2, 3] if variant == "conditional" else None)
     assert images.shape == (3, *pipe.image.shape) and images.dtype == np.uint8
     picture = np.asarray(Image.open(tmp_path / "run" / "samples" / "0000002.png"))
     assert picture.std() > 0

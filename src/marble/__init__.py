@@ -25,6 +25,7 @@ _PARTS = (
     "pipelines",
     "sampling",
     "training",
+    "vae",
 )
 
 

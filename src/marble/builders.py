@@ -4,27 +4,24 @@ Each section of a config is the arguments of what it builds: a name picks the cl
 that signature is the schema.
 """
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 
-from marble import checkpoint, diffusion
+from marble import checkpoint, diffusion, vae
 from marble import workdir as workdirs
 from marble.config import bind, completed, nearest, schema
-from marble.data.sources import Source, open_source
 from marble.diffusion import NoiseSchedule, weighting
-from marble.diffusion.timesteps import LossHistory
 from marble.errors import InputError
-from marble.models import LearnedLinear, LearnedMonotone, UNet
-from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig
+from marble.experiments import DataConfig, DiffusionExperiment, Experiment, VAEExperiment
+from marble.models import VAE, LearnedLinear, LearnedMonotone, UNet
+from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig, VAEPipeline, VAESamplingConfig
 from marble.sampling import (
     DDIM,
     ODE,
@@ -40,12 +37,10 @@ from marble.sampling import (
     dpm_solver_sde,
 )
 from marble.training.diffusion_config import DiffusionConfig, check_words
-from marble.training.learned_schedule import CURVE, schedule_of
 from marble.training.loop import TrainingConfig
 from marble.training.optimizer import adam, warmup_decay
-from marble.training.state import TrainState
 
-MODELS = {"unet": UNet}
+MODELS = {"unet": UNet, "vae": VAE}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SCHEDULES = {
     "linear": diffusion.linear,
@@ -109,130 +104,107 @@ SAMPLERS = {
     "ode": ODE,
     "predictor_corrector": predictor_corrector,
 }
-SECTIONS = ("data", "model", "diffusion", "optimizer", "training", "sampling")
+LIKELIHOODS = {"discretised_logistic": vae.DISCRETISED_LOGISTIC, "gaussian": vae.GAUSSIAN}
 NAMES = {
     "model": {"name": MODELS, "dtype": DTYPES},
     "diffusion": {"beta_schedule": SCHEDULES, "weighting": WEIGHTINGS},
+    "vae": {"likelihood": LIKELIHOODS},
     "optimizer": {"name": OPTIMIZERS},
     "sampling": {"sampler": SAMPLERS},
 }
 """The keys whose values are names, and what the names stand for; the first is the default."""
 
 
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """The section ``data`` of a config: what ``open_source`` takes, and flips."""
+class Objective(NamedTuple):
+    """What a config has that trains a kind of model."""
 
-    name: str
-    source: str | None = None
-    """The folder of the original files, where the data set was not prepared before."""
-    data_dir: str | None = None
-    image_size: int | None = None
-    flip: bool = False
-    """Whether training images are flipped left to right half of the time."""
-
-    def __post_init__(self) -> None:
-        if self.image_size is not None and self.image_size < 1:
-            raise InputError(f"data.image_size={self.image_size} must be at least 1")
-
-    def open(self) -> Source:
-        """The data set."""
-        return open_source(self.name, source=self.source, data_dir=self.data_dir, image_size=self.image_size)
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """All the parts of a config, built."""
-
-    seed: int
-    data: DataConfig
-    model: nn.Module
-    schedule: NoiseSchedule | nn.Module
-    """One that is learned is a module, whose parameters are with the model's: ask ``schedule_of``."""
-    diffusion: DiffusionConfig
-    weighting: weighting.Weighting
-    optimizer: optax.GradientTransformation
-    learning_rate: Callable[[Any], Any]
-    training: TrainingConfig
-    sampler: Sampler
-    sampling: SamplingConfig
-    image: ImageSpec
+    schema: Callable[..., None]
+    """Its arguments are the sections of the config, and the seed."""
+    names: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    """As NAMES."""
 
     @property
-    def learns_schedule(self) -> bool:
-        """Whether the schedule is trained with the model."""
-        return isinstance(self.schedule, nn.Module)
+    def sections(self) -> list[str]:
+        """The sections, in the order in which they are built."""
+        return [name for name in schema(self.schema) if name != "seed"]
 
-    def schedule_of(self, params: Any) -> NoiseSchedule:
-        """The schedule, which may be learned and so among the parameters."""
-        return schedule_of(self.schedule, params) if self.learns_schedule else self.schedule
 
-    def pipeline(self, params: Any, *, guide: DiffusionPipeline | None = None) -> DiffusionPipeline:
-        """The sampler of this experiment's model with these parameters."""
-        return DiffusionPipeline(
-            model=self.model,
-            params=params,
-            schedule=self.schedule_of if self.learns_schedule else self.schedule,
-            prediction_type=self.diffusion.prediction_type,
-            image=self.image,
-            sampler=self.sampler,
-            config=self.sampling,
-            has_null_class=self.training.label_dropout > 0,
-            guide=guide,
-            self_conditioning=self.training.self_conditioning,
-        )
+def diffusion_sections(
+    *, seed: int, data: Any, model: Any, diffusion: Any, optimizer: Any, training: Any, sampling: Any
+) -> None:
+    """The schema of a diffusion model's config."""
+
+
+def vae_sections(*, seed: int, data: Any, model: Any, vae: Any, optimizer: Any, training: Any, sampling: Any) -> None:
+    """The schema of a variational autoencoder's config."""
+
+
+OBJECTIVES = {UNet: Objective(diffusion_sections, NAMES), VAE: Objective(vae_sections, {**NAMES, "sampling": {}})}
+"""The objective follows the model."""
 
 
 def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The config with every key that it does not state at its default; InputError for what it states wrongly."""
-    bind("config", config, sections)
+    objective = checked_sections(config)
     whole = ml_collections.ConfigDict({"seed": config["seed"]})
-    for section in SECTIONS:
-        chosen, rest = pick(section, config[section])
+    for section in objective.sections:
+        chosen, rest = pick(section, config[section], objective.names)
         constructors = constructors_of(section, chosen)
         bind(section, rest, *constructors)
         whole[section] = completed(rest, *constructors)
-        for key, table in NAMES.get(section, {}).items():
+        for key, table in objective.names.get(section, {}).items():
             whole[section][key] = config[section].get(key, next(iter(table)))
     return whole
 
 
 def build(config: Mapping[str, Any], image: ImageSpec) -> Experiment:
     """The parts of a config for images of this kind; InputError where a name, key, type or value is wrong."""
-    bind("config", config, sections)
+    objective = checked_sections(config)
     if not 0 <= config["seed"] < 2**32:
         raise InputError(f"config key seed={config['seed']} must be between 0 and {2**32 - 1}")
     chosen, arguments = {}, {}
-    for section in SECTIONS:
-        chosen[section], rest = pick(section, config[section])
+    for section in objective.sections:
+        chosen[section], rest = pick(section, config[section], objective.names)
         arguments[section] = bind(section, rest, *constructors_of(section, chosen[section]))
-    schedule = chosen["diffusion"]["beta_schedule"](**arguments["diffusion"][0])
-    diffusion_config = DiffusionConfig(**arguments["diffusion"][1])
-    schedule = diffusion_config.stretched(schedule, config["diffusion"].get("beta_schedule"))
-    training = TrainingConfig(**arguments["training"][0])
     learning_rate = warmup_decay(**arguments["optimizer"][0])
-    model = chosen["model"]
-    experiment = Experiment(
+    parts = dict(
         seed=config["seed"],
         data=DataConfig(**arguments["data"][0]),
-        model=model["name"](
-            **arguments["model"][0],
-            dtype=model["dtype"],
-            out_channels=image.shape[-1] * (2 if diffusion_config.learns_variance else 1),
-            reads_x_0=training.self_conditioning,
-        ),
-        schedule=schedule,
-        diffusion=diffusion_config,
-        weighting=functools.partial(chosen["diffusion"]["weighting"], **arguments["diffusion"][2]),
         optimizer=chosen["optimizer"]["name"](learning_rate, **arguments["optimizer"][1]),
         learning_rate=learning_rate,
-        training=training,
-        sampler=with_schedule(chosen["sampling"]["sampler"], schedule, **arguments["sampling"][0]),
-        sampling=SamplingConfig(**arguments["sampling"][1]),
+        training=TrainingConfig(**arguments["training"][0]),
         image=image,
     )
+    build_objective = _build_vae if chosen["model"]["name"] is VAE else _build_diffusion
+    return build_objective(parts, chosen, arguments)
+
+
+def _build_diffusion(parts: dict[str, Any], chosen: Mapping[str, Any], arguments: Mapping[str, Any]) -> Experiment:
+    of_schedule, of_words, of_weighting = arguments["diffusion"]
+    words, training, make_schedule = (
+        DiffusionConfig(**of_words),
+        parts["training"],
+        chosen["diffusion"]["beta_schedule"],
+    )
+    name = next(name for name, make in SCHEDULES.items() if make is make_schedule)
+    schedule = words.stretched(make_schedule(**of_schedule), name)
+    model = chosen["model"]["name"](
+        **arguments["model"][0],
+        dtype=chosen["model"]["dtype"],
+        out_channels=parts["image"].shape[-1] * (2 if words.learns_variance else 1),
+        reads_x_0=training.self_conditioning,
+    )
+    experiment = DiffusionExperiment(
+        **parts,
+        model=model,
+        schedule=schedule,
+        diffusion=words,
+        weighting=functools.partial(chosen["diffusion"]["weighting"], **of_weighting),
+        sampler=with_schedule(chosen["sampling"]["sampler"], schedule, **arguments["sampling"][0]),
+        sampling=SamplingConfig(**arguments["sampling"][1]),
+    )
     check_words(
-        diffusion_config,
+        words,
         schedule,
         chosen["diffusion"]["weighting"],
         timestep_sampling=training.timestep_sampling,
@@ -242,13 +214,32 @@ def build(config: Mapping[str, Any], image: ImageSpec) -> Experiment:
     return experiment
 
 
+def _build_vae(parts: dict[str, Any], chosen: Mapping[str, Any], arguments: Mapping[str, Any]) -> Experiment:
+    return VAEExperiment(
+        **parts,
+        model=VAE(**arguments["model"][0], dtype=chosen["model"]["dtype"], image_shape=parts["image"].shape),
+        likelihood=chosen["vae"]["likelihood"],
+        sampling=VAESamplingConfig(**arguments["sampling"][0]),
+    )
+
+
 def data_config(config: Mapping[str, Any]) -> DataConfig:
     """The section ``data``, which is opened before the rest can be built."""
     return DataConfig(**bind("data", config["data"], DataConfig)[0])
 
 
-def sections(*, seed: int, data: Any, model: Any, diffusion: Any, optimizer: Any, training: Any, sampling: Any) -> None:
-    """The schema of a whole config."""
+def checked_sections(config: Mapping[str, Any]) -> Objective:
+    """The objective of a config's model; InputError unless the config has just the sections that it reads."""
+    model = pick("model", config.get("model", {}))[0]["name"]
+    objective = OBJECTIVES[model]
+    unread = [section for section in NAMES if section in config and section not in objective.sections]
+    if unread:
+        raise InputError(
+            f"the config section {unread[0]} is not read with model.name={config['model'].get('name', 'unet')!r}: "
+            f"remove it; what is read is {', '.join(objective.sections)}"
+        )
+    bind("config", config, objective.schema)
+    return objective
 
 
 def constructors_of(section: str, chosen: Mapping[str, Any]) -> list[Callable[..., Any]]:
@@ -260,20 +251,24 @@ def constructors_of(section: str, chosen: Mapping[str, Any]) -> list[Callable[..
             return [chosen["name"]]
         case "diffusion":
             return [chosen["beta_schedule"], DiffusionConfig, chosen["weighting"]]
+        case "vae":
+            return []
         case "optimizer":
             return [warmup_decay, chosen["name"]]
         case "training":
             return [TrainingConfig]
         case "sampling":
-            return [chosen["sampler"], SamplingConfig]
+            return [chosen["sampler"], SamplingConfig] if "sampler" in chosen else [VAESamplingConfig]
 
 
-def pick(section: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def pick(
+    section: str, values: Mapping[str, Any], names: Mapping[str, Any] = NAMES
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the names in a section stand for, and the rest of it."""
     if not isinstance(values, Mapping | ml_collections.ConfigDict):
         raise InputError(f"config key {section}={values!r} must be a section of keys")
     rest = dict(values)
-    tables = NAMES.get(section, {})
+    tables = names.get(section, {})
     chosen = {k: look_up(f"{section}.{k}", table, rest.pop(k, next(iter(table)))) for k, table in tables.items()}
     return chosen, rest
 
@@ -292,7 +287,7 @@ def load(
     raw_params: bool = False,
     sampler: str | None = None,
     guide: str | None = None,
-) -> DiffusionPipeline:
+) -> DiffusionPipeline | VAEPipeline:
     """The pipeline of a trained workdir, from its newest whole checkpoint, or that of ``step``.
 
     It samples with the averaged parameters, or with the last ones if raw_params; sampler replaces the config's. guide
@@ -309,14 +304,16 @@ def load_step(
     raw_params: bool = False,
     sampler: str | None = None,
     guide: str | None = None,
-) -> tuple[int, DiffusionPipeline]:
+) -> tuple[int, DiffusionPipeline | VAEPipeline]:
     """The step of the checkpoint that ``load`` takes, and its pipeline."""
     config, image = workdirs.recall(workdir)
+    if sampler is not None and checked_sections(config).names["sampling"] == {}:
+        raise InputError(f"sampler {sampler!r} given, but the model of {workdir} draws in one step: leave it out")
     if sampler is not None:
         config["sampling"] = with_sampler(config.get("sampling", {}), sampler)
     experiment = build(config, image)
     field = "params" if raw_params else "ema_params"
-    target = {field: jax.eval_shape(lambda: init_params(experiment))}
+    target = {field: jax.eval_shape(experiment.init_params)}
     if step is None:
         step, state, _ = checkpoint.restore_newest(workdir, target)
     else:
@@ -329,22 +326,3 @@ def with_sampler(sampling: Mapping[str, Any], name: str) -> dict[str, Any]:
     own = schema(look_up("sampling.sampler", SAMPLERS, name))
     before = schema(SAMPLERS[sampling.get("sampler", next(iter(SAMPLERS)))])
     return {**{k: v for k, v in sampling.items() if k in own or k not in before}, "sampler": name}
-
-
-def init_params(experiment: Experiment) -> Any:
-    """The initial parameters of the model, and of a schedule that is learned; they depend on the seed alone."""
-    x = jnp.zeros((1, *experiment.image.shape))
-    context = None if experiment.model.num_classes is None else {"label": jnp.zeros(1, jnp.int32)}
-    key = jax.random.key(experiment.seed, impl="threefry2x32")
-    params = experiment.model.init(key, x, jnp.zeros(1, jnp.int32), context)["params"]
-    if not experiment.learns_schedule:
-        return params
-    return {**params, CURVE: experiment.schedule.init(jax.random.fold_in(key, 1), jnp.zeros(1))["params"]}
-
-
-def init_state(experiment: Experiment) -> TrainState:
-    """The state before the first step."""
-    history = None
-    if experiment.training.timestep_sampling == "importance":
-        history = LossHistory.empty(experiment.schedule.num_train_timesteps)
-    return TrainState.create(init_params(experiment), experiment.optimizer, history)

@@ -30,7 +30,7 @@ MAY_CHANGE = (
 )
 """What may differ when a run goes on; all else makes another run."""
 
-SUPPLIED = ("parent", "out_channels", "reads_x_0", "dtype", "learning_rate_fn", "schedule", "t")
+SUPPLIED = ("parent", "out_channels", "image_shape", "reads_x_0", "dtype", "learning_rate_fn", "schedule", "t")
 """Arguments of constructors that marble supplies itself: no config has them as they are."""
 
 

@@ -13,10 +13,10 @@ from etils import epath
 from jax.sharding import Mesh
 
 from marble import builders, workdir
-from marble.builders import Experiment
 from marble.data.loader import eval_batches, to_device, train_batches
 from marble.data.sources import Source
 from marble.errors import InputError
+from marble.experiments import DiffusionExperiment, Experiment, init_state
 from marble.parallel import (
     check_divides,
     compiler_options,
@@ -28,11 +28,9 @@ from marble.parallel import (
 )
 from marble.pipelines import ImageSpec
 from marble.pipelines.pictures import save_png
-from marble.sampling import levels
 from marble.training.interruption import Interruption
-from marble.training.learned_schedule import variational_loss_fn
 from marble.training.loop import Hooks, call_lengths, restore_or_init, train
-from marble.training.objectives import LossFn, diffusion_loss_fn, prepare_batch
+from marble.training.objectives import LossFn, prepare_batch
 from marble.training.state import TrainState
 from marble.training.step import make_train_step, several_steps
 from marble.typing import Array, Batch
@@ -66,7 +64,7 @@ def _run(config: ml_collections.ConfigDict, directory: str, interruption: Interr
     everywhere = replicated(mesh)
 
     def init() -> TrainState:
-        return builders.init_state(experiment)
+        return init_state(experiment)
 
     jax.eval_shape(init)  # a model that does not fit the images fails here, before anything is written
     facts = workdir.DataFacts(image, dict(source.splits), source.originals)
@@ -103,11 +101,9 @@ def _run(config: ml_collections.ConfigDict, directory: str, interruption: Interr
 
 def check(experiment: Experiment, source: Source, mesh: Mesh) -> None:
     """InputError for parts that don't fit each other, the data or the devices."""
-    training, classes, sampling = experiment.training, experiment.model.num_classes, experiment.sampling
-    if experiment.learns_schedule and sampling.num_steps is None:
-        raise InputError("sampling.num_steps is missing: a learned schedule has no number of steps of its own")
-    if not experiment.learns_schedule:
-        levels(experiment.schedule, sampling.num_steps, sampling.timestep_spacing)
+    training, classes = experiment.training, experiment.model.num_classes
+    if isinstance(experiment, DiffusionExperiment):
+        experiment.check_grid()
     if SPLIT not in source.splits:
         raise InputError(f"{source.name} has no split {SPLIT!r} to train on; there are: {', '.join(source.splits)}")
     if training.label_dropout and classes is None:
@@ -132,37 +128,10 @@ def held_out_split(source: Source) -> str | None:
 def make_train_step_of(experiment: Experiment) -> Callable[..., Any]:
     """The train step on the loader's uint8 batches."""
     return make_train_step(
-        on_uint8(
-            loss_fn_of(experiment, label_dropout=experiment.training.label_dropout),
-            experiment.image.levels,
-            flips=experiment.data.flip,
-        ),
+        on_uint8(experiment.loss_fn(train=True), experiment.image.levels, flips=experiment.data.flip),
         experiment.optimizer,
         ema_decay=experiment.training.ema_decay,
         accumulate=experiment.training.accumulate,
-    )
-
-
-def loss_fn_of(experiment: Experiment, *, train: bool = True, label_dropout: float = 0.0) -> LossFn:
-    """The loss that the experiment's words name."""
-    chosen, training = experiment.diffusion, experiment.training
-    options = dict(
-        prediction_type=chosen.prediction_type,
-        timestep_sampling=training.timestep_sampling,
-        batch_size=training.batch_size,
-        levels=experiment.image.levels,
-        label_dropout=label_dropout,
-        train=train,
-    )
-    if experiment.learns_schedule:
-        return variational_loss_fn(experiment.model, experiment.schedule, **options)
-    return diffusion_loss_fn(
-        experiment.model,
-        experiment.schedule,
-        variance_type=chosen.variance_type,
-        weighting=experiment.weighting,
-        self_conditioning=training.self_conditioning,
-        **options,
     )
 
 
@@ -195,8 +164,8 @@ def device_batches(experiment: Experiment, source: Source, mesh: Mesh, *, start_
 
 
 def held_out_loss(experiment: Experiment, source: Source, mesh: Mesh, key: Array) -> Callable[[Any], float]:
-    """A function of parameters: the loss over the held-out split, with the same t and noise every time."""
-    loss_fn = loss_fn_of(experiment, train=False)
+    """A function of parameters: the loss over the held-out split, with the same draws every time."""
+    loss_fn = experiment.loss_fn(train=False)
     sums = jax.jit(
         lambda *inputs: on_uint8(loss_fn, experiment.image.levels, flips=False)(*inputs)[1],
         compiler_options=compiler_options(gradients=False),
@@ -208,8 +177,9 @@ def held_out_loss(experiment: Experiment, source: Source, mesh: Mesh, key: Array
         batches = eval_batches(examples, batch_size=experiment.training.batch_size)
         loss = count = 0.0
         for i, batch in enumerate(batches):
-            total = jax.device_get(sums(params, put_batch(mesh, batch), jax.random.fold_in(key, i)))
-            loss, count = loss + total["loss_by_t"].sum(), count + total["count_by_t"].sum()
+            metrics = jax.device_get(sums(params, put_batch(mesh, batch), jax.random.fold_in(key, i)))
+            of_batch, images = experiment.window.loss_and_count(metrics)
+            loss, count = loss + of_batch, count + images
         return float(loss / count)
 
     return evaluate

@@ -16,6 +16,7 @@ from marble.config import load_config
 from marble.data.loader import train_batches
 from marble.diffusion import PredictionType
 from marble.diffusion.process import VarianceType
+from marble.experiments import init_state
 from marble.parallel import data_mesh
 from marble.pipelines import ImageSpec
 from marble.training.draws import TimestepSampling
@@ -86,7 +87,7 @@ def test_two_real_steps(diffusion, training):
     model = Small(experiment.model.out_channels, experiment.model.reads_x_0)
     experiment = dataclasses.replace(experiment, model=model)
     run.check(experiment, source, data_mesh())
-    state = jax.jit(lambda: builders.init_state(experiment))()
+    state = jax.jit(lambda: init_state(experiment))()
     before = state.params
     step = jax.jit(run.make_train_step_of(experiment))
     for batch in itertools.islice(train_batches(source.read("train"), batch_size=8, seed=0), 2):

@@ -2,5 +2,6 @@
 
 from marble.models.log_snr import LearnedLinear, LearnedMonotone
 from marble.models.unet import UNet
+from marble.models.vae import VAE
 
-__all__ = ["LearnedLinear", "LearnedMonotone", "UNet"]
+__all__ = ["VAE", "LearnedLinear", "LearnedMonotone", "UNet"]

@@ -12,9 +12,9 @@ from marble.typing import Array
 class ResBlock(nn.Module):
     """shortcut(x) + conv(dropout(swish(norm(conv(swish(norm(x))) + dense(swish(emb)))))) (Ho et al. 2020).
 
-    x [b h w c], emb [b e] -> [b h w features]. The shortcut is the identity, or a 1x1 convolution (a dense layer
-    over the channels) where the number of channels changes. The second convolution starts at 0. ``dropout`` is a
-    rate; above 0 it draws from the ``dropout`` stream.
+    x [b h w c], emb [b e] -> [b h w features]; emb None leaves its place out. The shortcut is the identity, or a 1x1
+    convolution (a dense layer over the channels) where the number of channels changes. The second convolution starts
+    at 0. ``dropout`` is a rate; above 0 it draws from the ``dropout`` stream.
     """
 
     features: int
@@ -23,10 +23,11 @@ class ResBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, emb: Array) -> Array:
+    def __call__(self, x: Array, emb: Array | None = None) -> Array:
         h = nn.swish(GroupNorm(self.num_groups, dtype=self.dtype, name="norm_0")(x))
         h = conv(self.features, dtype=self.dtype, name="conv_0")(h)
-        h = h + dense(self.features, dtype=self.dtype, name="emb")(nn.swish(emb))[:, None, None]
+        if emb is not None:
+            h = h + dense(self.features, dtype=self.dtype, name="emb")(nn.swish(emb))[:, None, None]
         h = nn.swish(GroupNorm(self.num_groups, dtype=self.dtype, name="norm_1")(h))
         h = nn.Dropout(self.dropout, deterministic=False)(h)
         h = conv(self.features, zero=True, dtype=self.dtype, name="conv_1")(h)

@@ -1,7 +1,20 @@
 """Trained models in use: images in, images out."""
 
+from marble.pipelines import editing
 from marble.pipelines.evaluate import Flow, bits_per_dim
 from marble.pipelines.tally import BitsPerDim, Estimate
 from marble.pipelines.unconditional import DiffusionPipeline, ImageSpec, SamplingConfig
+from marble.pipelines.vae import VAEPipeline, VAESamplingConfig
 
-__all__ = ["BitsPerDim", "DiffusionPipeline", "Estimate", "Flow", "ImageSpec", "SamplingConfig", "bits_per_dim"]
+__all__ = [
+    "BitsPerDim",
+    "DiffusionPipeline",
+    "Estimate",
+    "Flow",
+    "ImageSpec",
+    "SamplingConfig",
+    "VAEPipeline",
+    "VAESamplingConfig",
+    "bits_per_dim",
+    "editing",
+]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from marble.data.preprocess import to_uint8
 from marble.diffusion import NoiseSchedule, PredictionType, denoiser
 from marble.errors import InputError
 from marble.parallel import compiler_options, data_mesh, put_batch, replicated
+from marble.pipelines.rows import batches, fitting_batch_size, image_indices, whole
 from marble.sampling import Frames, Sampler, Step, guidance, image_keys, levels, sample
 from marble.sampling.grid import TimestepSpacing
 from marble.typing import Array, Context, DenoiseFn, Level, Prediction
@@ -120,7 +120,7 @@ class DiffusionPipeline:
         self.model, self.image, self.sampler, self.config = model, image, sampler, config
         self._schedule_of = schedule if callable(schedule) else lambda _: schedule
         self._prediction_type = prediction_type
-        self._has_null_class, self._self_conditioning = has_null_class, self_conditioning
+        self._has_null_class, self.self_conditioning = has_null_class, self_conditioning
         self._guide = guide
         self._mesh = data_mesh()
         self.params = jax.device_put(params, replicated(self._mesh))
@@ -187,27 +187,22 @@ class DiffusionPipeline:
         With num_frames returns (images, Frames [num_frames num h w c]), the way from noise. A number of images per
         call (batch_size) or of frames that was not used before is compiled first. InputError for values out of range.
         """
-        num, seed, first, num_frames = (
-            _whole(name, value)
-            for name, value in {"num": num, "seed": seed, "first": first, "num_frames": num_frames}.items()
-        )
-        size = self._batch_size(batch_size)
-        num_steps = self._num_steps(steps)
-        rows = self._rows(num, seed, first, labels)
-        strength = self._guidance(labels, guidance_scale, guidance_interval, guidance_rescale)
+        num, num_frames = whole("num", num), whole("num_frames", num_frames)
         if num_frames < 0:
             raise InputError(f"num_frames={num_frames} must be at least 0")
+        size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self._mesh)
+        num_steps = self.num_steps(steps)
+        rows = self.rows(num, seed=seed, first=first, labels=labels)
+        strength = self._guidance(labels, guidance_scale, guidance_interval, guidance_rescale)
         options = dict(num_frames=min(num_frames, num_steps), ticking=progress)
         own = self.params if params is None else params
-        schedule = self._schedule_of(own)
-        length = schedule.num_train_timesteps or max(num_steps, LONGEST_GRID)
-        grid = levels(schedule, num_steps, self.config.timestep_spacing, length=length)
+        grid = self.grid(num_steps, own)
         params = (own, self._guide and self._guide.params)
         calls = -(-num // size)
         results = []
         with tqdm(total=calls * num_steps, unit="step", disable=None if progress else True) as self._bar:
-            for start in range(0, calls * size, size):
-                batch = put_batch(self._mesh, {k: _padded(v[start : start + size], size) for k, v in rows.items()})
+            for host_batch in batches(rows, size):
+                batch = put_batch(self._mesh, host_batch)
                 images, frames = self._compiled(
                     params, batch, np.uint32(seed), grid, np.int32(num_steps), strength, **options
                 )
@@ -218,7 +213,7 @@ class DiffusionPipeline:
 
     def _sample_batch(self, params, batch, seed, grid, num_steps, strength, *, num_frames, ticking):
         result = sample(
-            self._guided_fn(*params, strength),
+            self.guided_fn(*params, strength),
             Ticking(self.sampler, self._tick) if ticking else self.sampler,
             grid,
             image_keys(seed, batch["index"]),
@@ -226,11 +221,11 @@ class DiffusionPipeline:
             context={"label": batch["label"]} if "label" in batch else None,
             num_steps=num_steps,
             num_frames=num_frames,
-            self_conditioning=self._self_conditioning,
+            self_conditioning=self.self_conditioning,
         )
         return result if num_frames else (result, None)
 
-    def _guided_fn(self, params: Any, guide_params: Any, strength: Guidance) -> DenoiseFn:
+    def guided_fn(self, params: Any, guide_params: Any, strength: Guidance) -> DenoiseFn:
         """The model's predictions, guided where it can be, and within the range of images."""
         plain = denoise_fn = self.denoise_fn(params)
         interval = (strength.low, strength.high)
@@ -241,6 +236,9 @@ class DiffusionPipeline:
             denoise_fn = guidance.classifier_free(plain, strength.scale, null_context=null, interval=interval)
         if denoise_fn is not plain:
             denoise_fn = guidance.rescaled(plain, denoise_fn, strength.rescale)
+        return self._clipped(denoise_fn)
+
+    def _clipped(self, denoise_fn: DenoiseFn) -> DenoiseFn:
         if self.config.dynamic_thresholding_ratio is not None:
             return guidance.dynamic_threshold(denoise_fn, quantile=self.config.dynamic_thresholding_ratio)
         return guidance.static_threshold(denoise_fn) if self.config.clip_sample else denoise_fn
@@ -254,19 +252,26 @@ class DiffusionPipeline:
     def _finish(self, images: Array, as_float: bool = False) -> Array:
         return jnp.clip(images, -1, 1) if as_float else to_uint8(images, self.image.levels)
 
-    def _batch_size(self, batch_size: int | None) -> int:
-        """At least what was asked for, and a multiple of the number of devices."""
-        size = self.config.batch_size if batch_size is None else _whole("batch_size", batch_size)
-        if size < 1:
-            raise InputError(f"batch_size={size} must be at least 1")
-        return -(-size // self._mesh.devices.size) * self._mesh.devices.size
-
-    def _num_steps(self, steps: int | None) -> int:
-        steps = self.config.num_steps if steps is None else _whole("steps", steps)
+    def num_steps(self, steps: int | None = None) -> int:
+        """The number of sampling steps: those asked for, the config's, or all of training's; else an InputError."""
+        steps = self.config.num_steps if steps is None else whole("steps", steps)
         steps = self.schedule.num_train_timesteps if steps is None else steps
         if steps is None:
             raise InputError("no number of sampling steps: in continuous time give steps, or set sampling.num_steps")
         return steps
+
+    def grid(self, num_steps: int, params: Any = None) -> Level:
+        """The levels of that many steps, padded so that other numbers are the same program.
+
+        params are those of a learned schedule, if not the pipeline's own.
+        """
+        schedule = self._schedule_of(self.params if params is None else params)
+        length = schedule.num_train_timesteps or max(num_steps, LONGEST_GRID)
+        return levels(schedule, num_steps, self.config.timestep_spacing, length=length)
+
+    def clipped_denoise_fn(self, params: Any) -> DenoiseFn:
+        """``denoise_fn`` within the range of images, as the config says."""
+        return self._clipped(self.denoise_fn(params))
 
     def _check_guide(self) -> None:
         if self._guide is None:
@@ -290,14 +295,11 @@ class DiffusionPipeline:
                 raise InputError(f"guidance_scale={scale} needs a label to go towards")
         return strength
 
-    def _rows(self, num: int, seed: int, first: int, labels: int | Sequence[int] | None) -> dict[str, np.ndarray]:
-        """Each image's index and, for a conditional model, label: [num]."""
-        if num < 1:
-            raise InputError(f"{num} images asked for: give at least 1")
-        for name, value, limit in (("seed", seed, 2**32), ("first", first, 2**32 - num)):
-            if not 0 <= value < limit:
-                raise InputError(f"{name}={value} must be between 0 and {limit - 1}")
-        rows = {"index": np.arange(first, first + num, dtype=np.uint32)}
+    def rows(
+        self, num: int, *, seed: int, first: int = 0, labels: int | Sequence[int] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Each image's index and, for a conditional model, label: [num]. InputError for values out of range."""
+        rows = {"index": image_indices(num, seed=seed, first=first)}
         if self.model.num_classes is None:
             if labels is not None:
                 raise InputError(f"label {labels} given, but this model was trained without labels: leave it out")
@@ -345,18 +347,3 @@ class Ticking(NamedTuple):
     def step(self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: object, keys: Array) -> Step:
         jax.debug.callback(self.tick)
         return self.sampler.step(denoise_fn, level_t, level_s, x, carry, keys)
-
-
-def _whole(name: str, value: Any) -> int:
-    """value as an int; InputError for what is no whole number."""
-    try:
-        if not isinstance(value, bool):
-            return operator.index(value)
-    except TypeError:
-        pass
-    raise InputError(f"{name}={value!r} must be a whole number")
-
-
-def _padded(rows: np.ndarray, size: int) -> np.ndarray:
-    """rows with the first one repeated until there are size of them."""
-    return np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])

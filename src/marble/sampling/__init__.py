@@ -4,6 +4,7 @@ from marble.sampling import guidance
 from marble.sampling.ancestral import Ancestral
 from marble.sampling.ddim import DDIM
 from marble.sampling.dpm_solver import DPMSolver, dpm_solver_2m, dpm_solver_3m, dpm_solver_sde
+from marble.sampling.editing import FromImage, Inpainting
 from marble.sampling.grid import karras_sigmas, levels, times, timesteps
 from marble.sampling.heun import Euler, Heun
 from marble.sampling.ode import ODE
@@ -20,7 +21,9 @@ __all__ = [
     "DPMSolver",
     "Euler",
     "Frames",
+    "FromImage",
     "Heun",
+    "Inpainting",
     "PredictorCorrector",
     "Sampler",
     "Step",

@@ -20,7 +20,7 @@ from marble.parallel import compiler_options
 from marble.training.draws import TimestepSampling
 from marble.training.interruption import Interrupted, Interruption
 from marble.training.logging import MetricsWriter
-from marble.training.state import NUM_T_BINS, TrainState
+from marble.training.state import TrainState
 from marble.training.step import TrainStep
 from marble.typing import Array, Batch
 
@@ -206,14 +206,9 @@ def log_window(
     """Writes the means since the last log, and returns the state with an empty window."""
     window = jax.device_get(checked(state).window)
     seconds = stopwatch.lap() / max(1, int(window.num_steps))
-    by_t = {
-        f"loss_t{i + 1}of{NUM_T_BINS}": float(total / count)
-        for i, (total, count) in enumerate(zip(window.loss_by_t, window.count_by_t, strict=True))
-        if count
-    }
     metrics = {
         "loss": float(window.loss / window.num_steps),
-        **by_t,
+        **window.parts(),
         "grad_norm": float(window.grad_norm / window.num_steps),
         "learning_rate": hooks.learning_rate(step - 1),
         "step_seconds": seconds,

@@ -9,7 +9,7 @@ import optax
 
 from marble.training.ema import ema_update
 from marble.training.objectives import LossFn
-from marble.training.state import TrainState, Window
+from marble.training.state import TrainState
 from marble.typing import Array, Batch
 
 TrainStep = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
@@ -33,13 +33,13 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
-        window = jax.tree.map(jnp.add, state.window, Window(num_steps=jnp.ones((), jnp.int32), **metrics))
+        of_step = type(state.window)(num_steps=jnp.ones((), jnp.int32), **metrics)
         updated = state.replace(
             step=state.step + 1,
             params=params,
             ema_params=ema_update(state.ema_params, params, step=state.step, ema_decay=ema_decay),
             opt_state=opt_state,
-            window=window,
+            window=jax.tree.map(jnp.add, state.window, of_step),
             loss_history=None if state.loss_history is None else state.loss_history.updated(**draws),
         )
         diverged = state.diverged | ~(jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"]))

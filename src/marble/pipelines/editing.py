@@ -1,0 +1,191 @@
+"""Images made from images by a diffusion model: variations, interpolations, and holes filled in.
+
+Images go in as uint8 0..255 or float32 in [-1, 1], [n h w c], and come out as ``DiffusionPipeline.sample`` gives them.
+Image i depends on its input and (seed, i) alone. Strength, steps, seed and resamples are arrays to the compiled
+programs, one for each function below and pipeline.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marble.data.preprocess import to_uint8
+from marble.errors import InputError
+from marble.parallel import compiler_options, data_mesh, put_batch
+from marble.pipelines.rows import batches, fitting_batch_size
+from marble.pipelines.unconditional import DiffusionPipeline
+from marble.sampling import image_keys, sample
+from marble.sampling.editing import FromImage, Inpainting
+from marble.typing import Array, Level
+
+PROGRAMS = 8
+"""How many compiled programs are kept: those of the pipelines that were used last."""
+
+
+def edit(
+    pipe: DiffusionPipeline,
+    images: np.ndarray,
+    strength: float,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    steps: int | None = None,
+    labels: int | Sequence[int] | None = None,
+    as_float: bool = False,
+) -> np.ndarray:
+    """The images noised, and denoised again (Meng et al. 2022, SDEdit): [n h w c].
+
+    Of the ``steps`` of sampling (default: the pipeline's) the last strength * steps are made, from the image at the
+    level of the first of them. 0 gives the images back; 1 is ``pipe.sample``, from pure noise. InputError for another
+    strength or size.
+    """
+    x_0 = _checked(pipe, images)
+    rows = {"image": x_0, **pipe.rows(len(x_0), seed=seed, first=first, labels=labels)}
+    return _finished(pipe, _from_images(pipe, rows, strength, seed, steps), as_float)
+
+
+def interpolate(
+    pipe: DiffusionPipeline,
+    image_a: np.ndarray,
+    image_b: np.ndarray,
+    *,
+    num: int = 9,
+    strength: float = 0.5,
+    seed: int = 0,
+    steps: int | None = None,
+    label: int | None = None,
+    as_float: bool = False,
+) -> np.ndarray:
+    """num images [num h w c] from image_a to image_b [h w c], mixed at the level of strength (Ho et al. 2020, fig. 8).
+
+    (1 - share) x_t^a + share x_t^b for equally spaced shares is denoised by the same draws. Both x_t have the same
+    noise, so a mixture has as much of it as its level says. More strength goes through more different images.
+    """
+    if not isinstance(num, int) or num < 2:
+        raise InputError(f"{num} images asked for: an interpolation has at least 2, its ends")
+    ends = np.concatenate([_checked(pipe, np.asarray(image)[None]) for image in (image_a, image_b)])
+    share = np.linspace(0, 1, num, dtype=np.float32)[:, None, None, None]
+    of_one = pipe.rows(1, seed=seed, first=0, labels=label)
+    rows = {"image": (1 - share) * ends[:1] + share * ends[1:], **{k: v.repeat(num) for k, v in of_one.items()}}
+    return _finished(pipe, _from_images(pipe, rows, strength, seed, steps), as_float)
+
+
+def inpaint(
+    pipe: DiffusionPipeline,
+    images: np.ndarray,
+    mask: np.ndarray,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    steps: int | None = None,
+    resamples: int = 10,
+    labels: int | Sequence[int] | None = None,
+    as_float: bool = False,
+) -> np.ndarray:
+    """The images [n h w c] with the pixels that mask names drawn anew, to fit the others, which stay as they are.
+
+    mask is true (or not 0) where a pixel is to be drawn, [h w] for all images or [n h w]. Each step is made resamples
+    times (Lugmayr et al. 2022, RePaint); 1 is quickest, and fits least. InputError for sizes that don't fit.
+    """
+    x_0 = _checked(pipe, images)
+    if resamples < 1:
+        raise InputError(f"resamples={resamples} must be at least 1")
+    rows = {"image": x_0, "is_known": _known(mask, x_0), **pipe.rows(len(x_0), seed=seed, first=first, labels=labels)}
+    grid, count, _ = _grid(pipe, 1.0, steps)
+    drawn = _over_batches(pipe, _inpainted, rows, np.uint32(seed), grid, count, np.int32(resamples))
+    return _finished(pipe, np.where(rows["is_known"], x_0, drawn), as_float)
+
+
+def _from_images(
+    pipe: DiffusionPipeline, rows: dict[str, np.ndarray], strength: float, seed: int, steps: int | None
+) -> np.ndarray:
+    grid, count, start = _grid(pipe, strength, steps)
+    return rows["image"] if count == 0 else _over_batches(pipe, _edited, rows, np.uint32(seed), grid, count, start)
+
+
+def _grid(pipe: DiffusionPipeline, strength: float, steps: int | None) -> tuple[Level, np.int32, Level]:
+    """The levels of the last steps that strength asks for, padded with clean ones; their number; and the start."""
+    if not 0 <= strength <= 1:
+        raise InputError(f"strength={strength} must be between 0, the image itself, and 1, pure noise")
+    num_steps = pipe.num_steps(steps)
+    whole = pipe.grid(num_steps)
+    count = round(strength * num_steps)
+    skipped = num_steps - count
+    grid = jax.tree.map(lambda table: np.append(table[skipped:], np.repeat(table[-1:], skipped)), whole)
+    start = Level(grid.t[0], *np.float32((0, 1) if strength == 1 else (grid.alpha[0], grid.sigma[0])))
+    return grid, np.int32(count), start
+
+
+def _edited(pipe: DiffusionPipeline, batch: Any, start: Level) -> FromImage:
+    return FromImage(pipe.sampler, batch["image"], start)
+
+
+def _inpainted(pipe: DiffusionPipeline, batch: Any, resamples: Array) -> Inpainting:
+    return Inpainting(pipe.sampler, batch["image"], batch["is_known"], resamples)
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _program(pipe: DiffusionPipeline, sampler_of: Callable[..., Any]) -> Callable[..., Array]:
+    """The compiled program of one kind of editing."""
+
+    def run(params: Any, batch: Any, seed: Array, grid: Level, num_steps: Array, argument: Any) -> Array:
+        return sample(
+            pipe.clipped_denoise_fn(params),
+            sampler_of(pipe, batch, argument),
+            grid,
+            image_keys(seed, batch["index"]),
+            pipe.image.shape,
+            context={"label": batch["label"]} if "label" in batch else None,
+            num_steps=num_steps,
+            self_conditioning=pipe.self_conditioning,
+        )
+
+    return jax.jit(run, compiler_options=compiler_options(gradients=False))
+
+
+def _over_batches(
+    pipe: DiffusionPipeline, sampler_of: Callable[..., Any], rows: dict[str, np.ndarray], *arguments: Any
+) -> np.ndarray:
+    """The program over all rows, in batches of the pipeline's size."""
+    mesh, count = data_mesh(), len(rows["image"])
+    program = _program(pipe, sampler_of)
+    size = fitting_batch_size(pipe.config.batch_size, mesh)
+    results = [
+        jax.device_get(program(pipe.params, put_batch(mesh, batch), *arguments)) for batch in batches(rows, size)
+    ]
+    return np.concatenate(results)[:count]
+
+
+def _checked(pipe: DiffusionPipeline, images: np.ndarray) -> np.ndarray:
+    """float32 in [-1, 1], or an InputError."""
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[1:] != tuple(pipe.image.shape) or not len(images):
+        shape = " ".join(map(str, pipe.image.shape))
+        raise InputError(f"images of shape {list(images.shape)}: this model takes [n {shape}]; resize or crop them")
+    if images.dtype == np.uint8:
+        return (2 * images.astype(np.float32) - 255) / 255
+    if not np.issubdtype(images.dtype, np.floating) or not np.abs(images).max() <= 1:
+        raise InputError(
+            f"images of {images.dtype} from {images.min()} to {images.max()}: give uint8, or floats in [-1, 1]"
+        )
+    return images.astype(np.float32)
+
+
+def _known(mask: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Where a pixel is known [n h w 1]."""
+    mask = np.asarray(mask) != 0
+    if mask.shape not in (images.shape[1:3], images.shape[:3]):
+        height, width = images.shape[1:3]
+        raise InputError(
+            f"a mask of shape {list(mask.shape)} for images of {height} x {width}: give [{height} {width}], or one an "
+            f"image"
+        )
+    return np.broadcast_to(~mask, images.shape[:3])[..., None].copy()
+
+
+def _finished(pipe: DiffusionPipeline, images: np.ndarray, as_float: bool) -> np.ndarray:
+    return np.clip(images, -1, 1) if as_float else np.asarray(to_uint8(jnp.asarray(images), pipe.image.levels))

@@ -1,0 +1,51 @@
+"""The images of a run as rows of batches of one size: what the pipelines share."""
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from marble.errors import InputError
+
+
+def image_indices(num: int, *, seed: int, first: int) -> np.ndarray:
+    """The indices first .. first + num - 1 of a run's images [num]; InputError for what is no such run."""
+    num, seed, first = whole("num", num), whole("seed", seed), whole("first", first)
+    if num < 1:
+        raise InputError(f"{num} images asked for: give at least 1")
+    for name, value, limit in (("seed", seed, 2**32), ("first", first, 2**32 - num)):
+        if not 0 <= value < limit:
+            raise InputError(f"{name}={value} must be between 0 and {limit - 1}")
+    return np.arange(first, first + num, dtype=np.uint32)
+
+
+def fitting_batch_size(size: int, mesh: Mesh) -> int:
+    """At least what was asked for, and a multiple of the number of devices."""
+    size = whole("batch_size", size)
+    if size < 1:
+        raise InputError(f"batch_size={size} must be at least 1")
+    return -(-size // mesh.devices.size) * mesh.devices.size
+
+
+def batches(rows: dict[str, np.ndarray], size: int) -> Iterator[dict[str, np.ndarray]]:
+    """The rows [n ...] in batches [size ...], the last one filled up with its first row."""
+    count = len(next(iter(rows.values())))
+    for start in range(0, count, size):
+        yield {name: padded(values[start : start + size], size) for name, values in rows.items()}
+
+
+def padded(rows: np.ndarray, size: int) -> np.ndarray:
+    """rows with the first one repeated until there are size of them."""
+    return np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
+
+
+def whole(name: str, value: Any) -> int:
+    """value as an int; InputError for what is no whole number."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise InputError(f"{name}={value!r} must be a whole number")

@@ -1,0 +1,196 @@
+"""A trained variational autoencoder in use: images from the prior, latents of images, bits per dimension."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from marble import vae
+from marble.data.preprocess import to_float, to_uint8
+from marble.errors import InputError
+from marble.models import VAE
+from marble.parallel import compiler_options, data_mesh, put_batch, replicated
+from marble.pipelines.rows import batches, fitting_batch_size, image_indices
+from marble.pipelines.unconditional import ImageSpec
+from marble.sampling import image_keys, noise_like
+from marble.typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class VAESamplingConfig:
+    """How a pipeline samples."""
+
+    pixels: Literal["mean", "drawn"] = "mean"
+    """Whether an image is the mean of p(x | z), which is smooth, or drawn from it, as the model says."""
+    batch_size: int = 64
+    """Images in one call of a compiled function; a last, smaller batch is padded to it."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"sampling.batch_size={self.batch_size} must be at least 1")
+
+
+class VAEPipeline:
+    """A variational autoencoder with its parameters: sample, encode, decode, reconstruct, bits_per_dim.
+
+    Images that go in are integers at the data's levels, 0..levels-1, [n h w c], as data sets give them; images that
+    come out are uint8 0..255, or float32 in [-1, 1] with as_float. Batches are split over all devices.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: VAE,
+        params: Any,
+        likelihood: vae.Likelihood,
+        image: ImageSpec,
+        config: VAESamplingConfig,
+    ) -> None:
+        self.model, self.likelihood, self.image, self.config = model, likelihood, image, config
+        self._mesh = data_mesh()
+        self.params = jax.device_put(params, replicated(self._mesh))
+        compiled = partial(jax.jit, compiler_options=compiler_options(gradients=False))
+        self._sample_batch = compiled(self._draw)
+        self._encode_batch = compiled(lambda params, batch: self._encode(params, batch["image"]))
+        self._decode_batch = compiled(lambda params, batch: self._apply(params, "decode", batch["z"])[0])
+        self._measure_batch = compiled(self._measure)
+
+    def sample(
+        self,
+        num: int,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        batch_size: int | None = None,
+        params: Any = None,
+        as_float: bool = False,
+        progress: bool = False,
+        num_frames: int = 0,
+        **of_diffusion: Any,
+    ) -> np.ndarray:
+        """num images [num h w c] of z ~ N(0, I), the first .. first + num - 1 of the run ``seed``.
+
+        Each depends on (seed, its index) alone. params replaces the pipeline's own. What a diffusion pipeline takes
+        beside that, such as steps, labels or num_frames, is an InputError, unless it is None, False or no frames.
+        """
+        for name, value in {**of_diffusion, "num_frames": num_frames or None}.items():
+            if value is not None and value is not False:
+                raise InputError(
+                    f"{name}={value} given, but a VAE draws an image in one step, without a label: leave it out"
+                )
+        rows = {"index": image_indices(num, seed=seed, first=first)}
+        images = self._over_batches(
+            self._sample_batch, rows, np.uint32(seed), params=params, batch_size=batch_size, progress=progress
+        )
+        return self._finished(images, as_float)
+
+    def encode(self, images: np.ndarray) -> vae.Encoding:
+        """q(z | x) of integer images [n h w c]: mean and log-variance, [n d] each."""
+        return self._over_batches(self._encode_batch, {"image": self._checked(images)})
+
+    def decode(self, z: np.ndarray, *, as_float: bool = False) -> np.ndarray:
+        """The means of p(x | z) for latents z [n d], as images [n h w c]."""
+        z = np.asarray(z, np.float32)
+        if z.ndim != 2 or z.shape[1] != self.model.latent_size or not len(z):
+            raise InputError(f"latents of shape {list(z.shape)}: this model takes [n {self.model.latent_size}]")
+        return self._finished(self._over_batches(self._decode_batch, {"z": z}), as_float)
+
+    def reconstruct(self, images: np.ndarray, *, as_float: bool = False) -> np.ndarray:
+        """decode(encode(images).mean)."""
+        return self.decode(self.encode(images).mean, as_float=as_float)
+
+    def bits_per_dim(
+        self, images: np.ndarray, seed: int = 0, *, num_samples: int = 100, progress: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Upper bounds of -log2 p(x) / dimensions of integer images [n h w c], and their parts: each [n] float64.
+
+        ``elbo`` is ``reconstruction`` + ``kl``, its mean over num_samples draws of z; ``importance_weighted`` is the
+        tighter bound of the same draws, by the exact probabilities of the data's levels. An image's draws depend on
+        (seed, its position, the draw) alone; another num_samples compiles nothing.
+        """
+        if num_samples < 1:
+            raise InputError(f"num_samples={num_samples} must be at least 1")
+        images = self._checked(images)
+        rows = {"image": images, "index": image_indices(len(images), seed=seed, first=0)}
+        terms = self._over_batches(self._measure_batch, rows, np.uint32(seed), np.int32(num_samples), progress=progress)
+        bits = 1 / (math.log(2) * math.prod(self.image.shape))
+        return {name: nats.astype(np.float64) * bits for name, nats in terms.items()}
+
+    def _over_batches(
+        self,
+        function: Callable[..., Any],
+        rows: dict[str, np.ndarray],
+        *arguments: Any,
+        params: Any = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> Any:
+        """function(params, batch, *arguments) of all rows, as arrays on the host."""
+        count = len(next(iter(rows.values())))
+        size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self._mesh)
+        params = self.params if params is None else params
+        results = []
+        for batch in tqdm(batches(rows, size), total=-(-count // size), disable=None if progress else True):
+            results.append(jax.device_get(function(params, put_batch(self._mesh, batch), *arguments)))
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *results)
+
+    def _apply(self, params: Any, half: str, inputs: Array) -> tuple[Array, Array]:
+        return self.model.apply({"params": params}, inputs, method=half)
+
+    def _encode(self, params: Any, image: Array) -> vae.Encoding:
+        return vae.Encoding(*self._apply(params, "encode", to_float(image, self.image.levels)))
+
+    def _draw(self, params: Any, batch: dict[str, Array], seed: Array) -> Array:
+        z_keys, pixel_keys = jnp.moveaxis(jax.vmap(jax.random.split)(image_keys(seed, batch["index"])), 1, 0)
+        z = noise_like(z_keys, jnp.zeros((len(z_keys), self.model.latent_size)))
+        mean, log_scale = self._apply(params, "decode", z)
+        if self.config.pixels == "mean":
+            return mean
+        return mean + jnp.exp(log_scale) * jax.vmap(lambda key: self.likelihood.standard(key, mean.shape[1:]))(
+            pixel_keys
+        )
+
+    def _measure(self, params: Any, batch: dict[str, Array], seed: Array, num_samples: Array) -> dict[str, Array]:
+        x, keys = to_float(batch["image"], self.image.levels), image_keys(seed, batch["index"])
+        encoding = self._encode(params, batch["image"])
+
+        def add(k: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+            noise = noise_like(jax.vmap(jax.random.fold_in, (0, None))(keys, k), encoding.mean)
+            decoded = self._apply(params, "decode", vae.decoder_input(encoding, noise))
+            log_likelihood = self.likelihood.log_prob(x, *decoded, self.image.levels).sum(axis=(1, 2, 3))
+            weight = vae.log_weight(log_likelihood, encoding, noise)
+            return sums[0] + log_likelihood, jnp.logaddexp(sums[1], weight)
+
+        zeros = jnp.zeros(x.shape[0])
+        log_likelihoods, log_weights = jax.lax.fori_loop(0, num_samples, add, (zeros, zeros - jnp.inf))
+        reconstruction, kl = -log_likelihoods / num_samples, vae.prior_kl(encoding)
+        return {
+            "reconstruction": reconstruction,
+            "kl": kl,
+            "elbo": reconstruction + kl,
+            "importance_weighted": jnp.log(num_samples) - log_weights,
+        }
+
+    def _finished(self, images: np.ndarray, as_float: bool) -> np.ndarray:
+        return np.clip(images, -1, 1) if as_float else np.asarray(to_uint8(images, self.image.levels))
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        """The images, or an InputError unless they are integers of the model's shape at the data's levels."""
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[1:] != tuple(self.image.shape) or not len(images):
+            raise InputError(f"images of shape {list(images.shape)}: this model takes [n {self._shape()}]")
+        if not np.issubdtype(images.dtype, np.integer) or images.min() < 0 or images.max() >= self.image.levels:
+            raise InputError(
+                f"images of {images.dtype} from {images.min()} to {images.max()}: give integers from 0 to "
+                f"{self.image.levels - 1}, the levels of the data"
+            )
+        return images
+
+    def _shape(self) -> str:
+        return " ".join(map(str, self.image.shape))
