@@ -80,11 +80,15 @@ class DiffusionExperiment(Parts):
         """The schedule, which may be learned and so among the parameters."""
         return schedule_of(self.schedule, params) if self.learns_schedule else self.schedule
 
+    def model_inputs(self) -> tuple[Any, ...]:
+        """Arguments of the model for one image."""
+        context = None if self.model.num_classes is None else {"label": jnp.zeros(1, jnp.int32)}
+        return jnp.zeros((1, *self.image.shape)), jnp.zeros(1, jnp.int32), context
+
     def init_params(self) -> Any:
         """The initial parameters of the model, and of a schedule that is learned; they depend on the seed alone."""
-        context = None if self.model.num_classes is None else {"label": jnp.zeros(1, jnp.int32)}
         key = _init_key(self)
-        params = self.model.init(key, jnp.zeros((1, *self.image.shape)), jnp.zeros(1, jnp.int32), context)["params"]
+        params = self.model.init(key, *self.model_inputs())["params"]
         if not self.learns_schedule:
             return params
         return {**params, CURVE: self.schedule.init(jax.random.fold_in(key, 1), jnp.zeros(1))["params"]}
@@ -148,9 +152,13 @@ class VAEExperiment(Parts):
 
     window = VAEWindow
 
+    def model_inputs(self) -> tuple[Any, ...]:
+        """Arguments of the model for one image."""
+        return (jnp.zeros((1, *self.image.shape)),)
+
     def init_params(self) -> Any:
         """The model's initial parameters, which depend on the seed alone."""
-        return self.model.init(_init_key(self), jnp.zeros((1, *self.image.shape)))["params"]
+        return self.model.init(_init_key(self), *self.model_inputs())["params"]
 
     def loss_history(self) -> None:
         """There is no t to draw."""

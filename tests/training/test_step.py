@@ -203,7 +203,7 @@ def filled_state():
     rng = np.random.default_rng(0)
     losses = jnp.asarray(rng.exponential([[1.0], [2.0], [3.0], [9.0]], (4, 10)), jnp.float32)
     state = state_of(Tiny())
-    return TrainState.create(state.params, OPTIMIZER, LossHistory(losses, jnp.array([9, 10, 10, 10])))
+    return TrainState.create(state.params, OPTIMIZER, loss_history=LossHistory(losses, jnp.array([9, 10, 10, 10])))
 
 
 def test_importance_remembers_the_same_however_the_batch_is_split():

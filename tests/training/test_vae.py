@@ -48,7 +48,7 @@ def batch_of(size, step=0):
 
 def state_of():
     params = Linear().init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))["params"]
-    return TrainState.create(params, OPTIMIZER, VAEWindow)
+    return TrainState.create(params, OPTIMIZER, window=VAEWindow)
 
 
 def loss_fn_of(likelihood=vae.DISCRETISED_LOGISTIC):
