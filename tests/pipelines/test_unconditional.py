@@ -9,7 +9,7 @@ from marble.diffusion import linear, rectified_flow
 from marble.errors import InputError
 from marble.models import UNet
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig
-from marble.sampling import Ancestral
+from marble.sampling import DDIM, Ancestral
 
 IMAGE = ImageSpec(shape=(8, 8, 1), levels=17)
 
@@ -173,6 +173,25 @@ def test_guidance_goes_from_no_label_to_the_label_and_on(conditional):
     np.testing.assert_array_equal(floats(labels=1, guidance_scale=4.0, guidance_interval=nowhere), plain)
     assert np.abs(floats(labels=1, guidance_scale=4.0, guidance_rescale=1.0) - strong).max() > 1e-3
     assert conditional._compiled._cache_size() == before
+
+
+def test_eta_is_a_number_of_the_one_program(pipe):
+    ddim = DiffusionPipeline(
+        model=pipe.model,
+        params=pipe.params,
+        schedule=pipe.schedule,
+        image=IMAGE,
+        sampler=DDIM(),
+        config=SamplingConfig(batch_size=16),
+    )
+    still, drawn = (ddim.sample(4, eta=eta, as_float=True) for eta in (0.0, 1.0))
+    np.testing.assert_array_equal(still, ddim.sample(4, as_float=True))
+    assert np.abs(still - drawn).max() > 0.05
+    assert ddim._compiled._cache_size() == 1
+    with pytest.raises(InputError, match="eta=1.5 must be between 0 and 1"):
+        ddim.sample(4, eta=1.5)
+    with pytest.raises(InputError, match="the sampler Ancestral has none"):
+        pipe.sample(4, eta=0.5)
 
 
 def test_a_guide_is_gone_away_from(pipe):

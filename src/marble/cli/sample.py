@@ -33,6 +33,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_float("guidance_scale", None, "How far to go towards the label; 1 is the model as it is.", **text)
     flags.DEFINE_list("guidance_interval", None, "LOW,HIGH: the noise levels sigma / alpha that are guided.", **text)
     flags.DEFINE_float("guidance_rescale", None, "Share of the deviation before guidance to go back to, 0..1.", **text)
+    flags.DEFINE_float("eta", None, "Share of the noise that the sampler ddim draws anew, 0..1.", **text)
     flags.DEFINE_string("guide", None, "Workdir of a weaker model to go away from (autoguidance).", **text)
     flags.DEFINE_integer("batch_size", None, "Images in one call (default: the config's).", **text)
     flags.DEFINE_integer("step", None, "Checkpoint to use (default: the newest whole one).", **text)
@@ -70,6 +71,7 @@ def main(argv: list[str]) -> int:
             guidance_scale=values.guidance_scale,
             guidance_interval=numbers("guidance_interval", values.guidance_interval),
             guidance_rescale=values.guidance_rescale,
+            eta=values.eta,
             num_frames=NUM_FRAMES if values.gif else 0,
             progress=True,
         )

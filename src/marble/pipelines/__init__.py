@@ -2,8 +2,9 @@
 
 from marble.pipelines import editing
 from marble.pipelines.evaluate import Flow, bits_per_dim
+from marble.pipelines.settings import ImageSpec, SamplingConfig
 from marble.pipelines.tally import BitsPerDim, Estimate
-from marble.pipelines.unconditional import DiffusionPipeline, ImageSpec, SamplingConfig
+from marble.pipelines.unconditional import DiffusionPipeline
 from marble.pipelines.vae import VAEPipeline, VAESamplingConfig
 
 __all__ = [

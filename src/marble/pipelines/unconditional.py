@@ -1,7 +1,5 @@
 """Images from a trained model: the compiled sampler behind ``marble.load(workdir).sample`` and ``marble sample``."""
 
-import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,79 +14,12 @@ from marble.diffusion import NoiseSchedule, PredictionType, denoiser
 from marble.errors import InputError
 from marble.parallel import compiler_options, data_mesh, put_batch, replicated
 from marble.pipelines.rows import batches, fitting_batch_size, image_indices, whole
+from marble.pipelines.settings import Guidance, ImageSpec, SamplingConfig
 from marble.sampling import Frames, Sampler, Step, guidance, image_keys, levels, sample
-from marble.sampling.grid import TimestepSpacing
 from marble.typing import Array, Context, DenoiseFn, Level, Prediction
 
 LONGEST_GRID = 1000
 """Steps that one program has room for where time is continuous; more are another program."""
-
-
-class ImageSpec(NamedTuple):
-    """What the data set says about its images."""
-
-    shape: tuple[int, int, int]
-    """Height, width, channels."""
-    levels: int
-    """How many values a pixel can take."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingConfig:
-    """How a pipeline samples."""
-
-    clip_sample: bool = True
-    """Clips each predicted x_0 to [-1, 1], the range of images."""
-    dynamic_thresholding_ratio: float | None = None
-    """Clips it to this quantile of its own size instead, and divides by that, as strong guidance needs."""
-    guidance_scale: float = 1.0
-    """1 is the model as it is; more goes further from no label, or from the guide, towards its prediction."""
-    guidance_interval: tuple[float, float] | None = None
-    """The noise levels, lowest and highest sigma / alpha, that are guided; None is all."""
-    guidance_rescale: float = 0.0
-    """The share, 0 to 1, of the way back to the deviation that the prediction had before guidance."""
-    num_steps: int | None = None
-    """None is every step of training."""
-    timestep_spacing: TimestepSpacing = "linspace"
-    batch_size: int = 64
-    """Images in one call of the compiled sampler; a last, smaller batch is padded to it."""
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InputError(f"sampling.batch_size={self.batch_size} must be at least 1")
-        ratio = self.dynamic_thresholding_ratio
-        if ratio is not None and not 0 < ratio <= 1:
-            raise InputError(f"sampling.dynamic_thresholding_ratio={ratio} must be above 0 and at most 1")
-        self.guidance()
-
-    def guidance(
-        self,
-        scale: float | None = None,
-        interval: Sequence[float] | None = None,
-        rescale: float | None = None,
-    ) -> "Guidance":
-        """The numbers of guidance, checked; None is the config's."""
-        scale = self.guidance_scale if scale is None else scale
-        interval = self.guidance_interval if interval is None else interval
-        rescale = self.guidance_rescale if rescale is None else rescale
-        if not math.isfinite(scale):
-            raise InputError(f"guidance_scale={scale} must be a finite number")
-        if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1]):
-            raise InputError(
-                f"guidance_interval={tuple(interval)} must be two noise levels sigma / alpha, low and high"
-            )
-        if not 0 <= rescale <= 1:
-            raise InputError(f"guidance_rescale={rescale} must be between 0 and 1")
-        return Guidance(*(np.float32(x) for x in (scale, *(interval or guidance.NO_INTERVAL), rescale)))
-
-
-class Guidance(NamedTuple):
-    """The numbers of guidance, traced: other values are the same program."""
-
-    scale: Array
-    low: Array
-    high: Array
-    rescale: Array
 
 
 class DiffusionPipeline:
@@ -174,6 +105,7 @@ class DiffusionPipeline:
         guidance_scale: float | None = None,
         guidance_interval: Sequence[float] | None = None,
         guidance_rescale: float | None = None,
+        eta: float | None = None,
         num_frames: int = 0,
         params: Any = None,
         as_float: bool = False,
@@ -183,7 +115,7 @@ class DiffusionPipeline:
 
         They are the images first .. first + num - 1 of the run ``seed``; each depends on its index alone. labels is one
         class for all or one an image, None the null class; steps is at most T; params replaces the pipeline's own.
-        The guidance arguments replace the config's (see ``SamplingConfig``).
+        The guidance arguments replace the config's (see ``SamplingConfig``), eta the sampler's share of new noise.
         With num_frames returns (images, Frames [num_frames num h w c]), the way from noise. A number of images per
         call (batch_size) or of frames that was not used before is compiled first. InputError for values out of range.
         """
@@ -194,6 +126,7 @@ class DiffusionPipeline:
         num_steps = self.num_steps(steps)
         rows = self.rows(num, seed=seed, first=first, labels=labels)
         strength = self._guidance(labels, guidance_scale, guidance_interval, guidance_rescale)
+        settings = self._settings(eta)
         options = dict(num_frames=min(num_frames, num_steps), ticking=progress)
         own = self.params if params is None else params
         grid = self.grid(num_steps, own)
@@ -204,17 +137,18 @@ class DiffusionPipeline:
             for host_batch in batches(rows, size):
                 batch = put_batch(self._mesh, host_batch)
                 images, frames = self._compiled(
-                    params, batch, np.uint32(seed), grid, np.int32(num_steps), strength, **options
+                    params, batch, np.uint32(seed), grid, np.int32(num_steps), strength, settings, **options
                 )
                 results.append(jax.device_get((self._finish(images, as_float), jax.tree.map(self._finish, frames))))
         images = np.concatenate([images for images, _ in results])[:num]
         frames = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :num], *[f for _, f in results])
         return (images, frames) if num_frames else images
 
-    def _sample_batch(self, params, batch, seed, grid, num_steps, strength, *, num_frames, ticking):
+    def _sample_batch(self, params, batch, seed, grid, num_steps, strength, settings, *, num_frames, ticking):
+        sampler = self.sampler._replace(**settings) if settings else self.sampler
         result = sample(
             self.guided_fn(*params, strength),
-            Ticking(self.sampler, self._tick) if ticking else self.sampler,
+            Ticking(sampler, self._tick) if ticking else sampler,
             grid,
             image_keys(seed, batch["index"]),
             self.image.shape,
@@ -272,6 +206,18 @@ class DiffusionPipeline:
     def clipped_denoise_fn(self, params: Any) -> DenoiseFn:
         """``denoise_fn`` within the range of images, as the config says."""
         return self._clipped(self.denoise_fn(params))
+
+    def _settings(self, eta: float | None) -> dict[str, np.float32]:
+        """The sampler's numbers, which are traced: other values are the same program."""
+        fields = getattr(self.sampler, "_fields", ())
+        own = {name: getattr(self.sampler, name) for name in fields if isinstance(getattr(self.sampler, name), float)}
+        if eta is not None:
+            if "eta" not in own:
+                raise InputError(f"eta={eta} given, but the sampler {type(self.sampler).__name__} has none: use ddim")
+            if not 0 <= eta <= 1:
+                raise InputError(f"eta={eta} must be between 0 and 1")
+            own["eta"] = eta
+        return {name: np.float32(value) for name, value in own.items()}
 
     def _check_guide(self) -> None:
         if self._guide is None:

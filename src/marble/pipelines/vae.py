@@ -17,7 +17,7 @@ from marble.errors import InputError
 from marble.models import VAE
 from marble.parallel import compiler_options, data_mesh, put_batch, replicated
 from marble.pipelines.rows import batches, fitting_batch_size, image_indices
-from marble.pipelines.unconditional import ImageSpec
+from marble.pipelines.settings import ImageSpec
 from marble.sampling import image_keys, noise_like
 from marble.typing import Array
 

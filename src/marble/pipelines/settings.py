@@ -1,0 +1,80 @@
+"""What a pipeline is told: the kind of image, how to sample, and how strongly to guide."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from marble.errors import InputError
+from marble.sampling import guidance
+from marble.sampling.grid import TimestepSpacing
+from marble.typing import Array
+
+
+class ImageSpec(NamedTuple):
+    """What the data set says about its images."""
+
+    shape: tuple[int, int, int]
+    """Height, width, channels."""
+    levels: int
+    """How many values a pixel can take."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How a pipeline samples."""
+
+    clip_sample: bool = True
+    """Clips each predicted x_0 to [-1, 1], the range of images."""
+    dynamic_thresholding_ratio: float | None = None
+    """Clips it to this quantile of its own size instead, and divides by that, as strong guidance needs."""
+    guidance_scale: float = 1.0
+    """1 is the model as it is; more goes further from no label, or from the guide, towards its prediction."""
+    guidance_interval: tuple[float, float] | None = None
+    """The noise levels, lowest and highest sigma / alpha, that are guided; None is all."""
+    guidance_rescale: float = 0.0
+    """The share, 0 to 1, of the way back to the deviation that the prediction had before guidance."""
+    num_steps: int | None = None
+    """None is every step of training."""
+    timestep_spacing: TimestepSpacing = "linspace"
+    batch_size: int = 64
+    """Images in one call of the compiled sampler; a last, smaller batch is padded to it."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"sampling.batch_size={self.batch_size} must be at least 1")
+        ratio = self.dynamic_thresholding_ratio
+        if ratio is not None and not 0 < ratio <= 1:
+            raise InputError(f"sampling.dynamic_thresholding_ratio={ratio} must be above 0 and at most 1")
+        self.guidance()
+
+    def guidance(
+        self,
+        scale: float | None = None,
+        interval: Sequence[float] | None = None,
+        rescale: float | None = None,
+    ) -> "Guidance":
+        """The numbers of guidance, checked; None is the config's."""
+        scale = self.guidance_scale if scale is None else scale
+        interval = self.guidance_interval if interval is None else interval
+        rescale = self.guidance_rescale if rescale is None else rescale
+        if not math.isfinite(scale):
+            raise InputError(f"guidance_scale={scale} must be a finite number")
+        if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1]):
+            raise InputError(
+                f"guidance_interval={tuple(interval)} must be two noise levels sigma / alpha, low and high"
+            )
+        if not 0 <= rescale <= 1:
+            raise InputError(f"guidance_rescale={rescale} must be between 0 and 1")
+        return Guidance(*(np.float32(x) for x in (scale, *(interval or guidance.NO_INTERVAL), rescale)))
+
+
+class Guidance(NamedTuple):
+    """The numbers of guidance, traced: other values are the same program."""
+
+    scale: Array
+    low: Array
+    high: Array
+    rescale: Array
