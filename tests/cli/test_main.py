@@ -138,6 +138,16 @@ SAMPLE = ["sample", "--workdir", "TRAINED", "--out", "OUT"]
         ([*SAMPLE, "--step", "1"], "no checkpoint of step 1"),
         ([*SAMPLE, "--sampler", "ddin"], "sampler='ddin' is unknown"),
         ([*SAMPLE, "--seed", "-1"], "seed=-1"),
+        ([*SAMPLE, "--mask", "FILE"], "--mask is for --init_image"),
+        ([*SAMPLE, "--strength", "0.5"], "--strength is for --init_image"),
+        ([*SAMPLE, "--interpolate", "FILE"], "must be two PNG: A,B"),
+        ([*SAMPLE, "--init_image", "/nowhere.png"], "there is no file or folder /nowhere.png"),
+        ([*SAMPLE, "--init_image", "FILE"], "is not an npz with the images as arr_0"),
+        ([*SAMPLE, "--init_image", "PICTURE", "--strength", "1.5"], "strength=1.5 must be between 0"),
+        ([*SAMPLE, "--init_image", "PICTURE", "--mask", "SMALL"], "is 4x4 of mode L, the model's are 8x8"),
+        ([*SAMPLE, "--guidance_scale", "2"], "guidance_scale=2.0 needs a model that was trained with and without"),
+        ([*SAMPLE, "--eta", "0.5"], "the sampler Ancestral has none: use ddim"),
+        ([*SAMPLE, "--sampler", "ddim", "--eta", "2"], "eta=2.0 must be between 0 and 1"),
         ([*SAMPLE, "--num", "many"], "many"),
         (["sample", "--workdir", "TRAINED", "--out", "/proc/nothing"], "--out /proc/nothing can't be"),
         (["data"], "marble data: the following arguments are required: command"),
@@ -163,7 +173,9 @@ SAMPLE = ["sample", "--workdir", "TRAINED", "--out", "OUT"]
 )
 def test_bad_input_gets_one_line_and_status_2(words, message, trained, damaged, tmp_path, capsys):
     places = {"WORKDIR": tmp_path / "new", "TRAINED": trained, "OUT": tmp_path / "out", "DATA": tmp_path / "data"}
-    places |= damaged | {"FILE": tmp_path / "file"}
+    places |= damaged | {"FILE": tmp_path / "file", "PICTURE": tmp_path / "a.png", "SMALL": tmp_path / "b.png"}
+    for name, size in (("PICTURE", 8), ("SMALL", 4)):
+        Image.fromarray(np.zeros((size, size), np.uint8)).save(places[name])
     (tmp_path / "file").write_text("")
     for name, path in places.items():
         words = [word.replace(name, str(path)) for word in words]
@@ -189,6 +201,27 @@ def test_sample_writes_what_it_says(trained, tmp_path):
         == 0
     )
     np.testing.assert_array_equal(np.load(out / "samples.npz")["arr_0"], images[3:7])
+
+
+def test_images_are_made_from_images(trained, tmp_path):
+    picture, mask, out = (str(tmp_path / name) for name in ("a.png", "m.png", "out"))
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) // 4 * 16
+    holes = np.zeros((8, 8), np.uint8)
+    holes[:, 4:] = 255
+    Image.fromarray(pixels).save(picture)
+    Image.fromarray(holes).save(mask)
+    words = ["sample", "--workdir", str(trained), "--out", out, "--num", "3"]
+
+    def made(*more):
+        assert main([*words, *more]) == 0
+        return np.load(tmp_path / "out" / "samples.npz")["arr_0"][..., 0]
+
+    levels = np.round(np.round(pixels / 255 * 16) * 255 / 16)
+    inpainted = made("--init_image", picture, "--mask", mask)
+    np.testing.assert_allclose(inpainted[:, :, :4], np.broadcast_to(levels[:, :4], (3, 8, 4)))
+    assert not np.array_equal(inpainted[0], inpainted[1])
+    np.testing.assert_array_equal(made("--init_image", picture, "--strength", "0"), np.stack([levels] * 3))
+    np.testing.assert_array_equal(made("--interpolate", f"{picture},{picture}", "--strength", "0")[1], levels)
 
 
 def test_a_folder_in_the_place_of_the_images_is_found_before_sampling(trained, tmp_path, capsys, monkeypatch):

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from marble.cli.flags import parse
-from marble.cli.sample import check_writable
+from marble.cli.flags import check_writable, parse
 from marble.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ def main(argv: list[str]) -> int:
     for name in ("workdir", "input", "out"):
         if getattr(values, name) is None:
             raise InputError(f"--{name} is missing: see marble compress --help")
-    check_writable(str(Path(values.out).parent))
+    check_writable("out", str(Path(values.out).parent))
     from marble.builders import load
     from marble.parallel import log_devices
     from marble.pipelines.lossless import LosslessCompressor, check_seed

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from marble.cli.flags import parse
-from marble.cli.sample import check_writable
+from marble.cli.flags import check_writable, parse
 from marble.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ def main(argv: list[str]) -> int:
     for name in ("workdir", "input", "out"):
         if getattr(values, name) is None:
             raise InputError(f"--{name} is missing: see marble decompress --help")
-    check_writable(str(Path(values.out).parent))
+    check_writable("out", str(Path(values.out).parent))
     if not Path(values.input).is_file():
         raise InputError(f"there is no file {values.input}")
     data = Path(values.input).read_bytes()

@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
             raise InputError(f"--metrics {name!r} is unknown{nearest(name, METRICS)}")
     from marble import builders, run, workdir
     from marble.parallel import explained_memory_error, log_devices
-    from marble.pipelines import Flow, bits_per_dim
+    from marble.pipelines import Flow, VAEPipeline, bits_per_dim
     from marble.pipelines.evaluate import default_variance_type
 
     flow = Flow(values.ode_steps, values.ode_divergence, values.ode_dequantisation) if values.ode else None
@@ -67,6 +67,20 @@ def main(argv: list[str]) -> int:
         raise InputError(f"{source.name} has no held-out split: give --split {'|'.join(source.splits)}")
     examples = source.read(split)
     step, pipe = builders.load_step(values.workdir, step=values.step, raw_params=values.raw_params)
+    settings = {
+        "step": step,
+        "params": "params" if values.raw_params else "ema_params",
+        "seed": values.seed,
+        "levels": image.levels,
+    }
+    if isinstance(pipe, VAEPipeline):
+        bits = bits_of_vae(pipe, examples, values)
+        settings["num"] = len(bits["elbo"])
+        bounds = {name: estimate(each) for name, each in bits.items()}
+        print("\n".join([heading(split, settings), *rows_of(bounds)]))
+        path = keep(values.workdir, "bpd", split, {**settings, **{name: e._asdict() for name, e in bounds.items()}})
+        logger.info("wrote %s", path)
+        return 0
     with explained_memory_error():
         found = bits_per_dim(
             pipe,
@@ -79,12 +93,8 @@ def main(argv: list[str]) -> int:
             batch_size=values.batch_size,
             progress=True,
         )
-    settings = {
-        "step": step,
-        "params": "params" if values.raw_params else "ema_params",
+    settings |= {
         "num": found.num,
-        "seed": values.seed,
-        "levels": image.levels,
         "variance_type": values.variance_type or default_variance_type(pipe),
         "clip_sample": pipe.config.clip_sample,
         "decoder": values.decoder,
@@ -96,25 +106,50 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def bits_of_vae(pipe: Any, examples: Any, values: flags.FlagValues) -> dict[str, Any]:
+    """The bounds of a variational autoencoder on these examples, each [num]; InputError for flags of diffusion."""
+    import numpy as np
+
+    for name in ("variance_type", "batch_size"):
+        if getattr(values, name) is not None:
+            raise InputError(f"--{name} is for diffusion models; this is a variational autoencoder: leave it out")
+    num = len(examples) if values.num is None else values.num
+    if not 1 <= num <= len(examples):
+        raise InputError(f"{num} images asked for: the split has {len(examples)}")
+    images = np.stack([examples[i * len(examples) // num]["image"] for i in range(num)])
+    return pipe.bits_per_dim(images, values.seed, progress=True)
+
+
+def estimate(bits: Any) -> Any:
+    """The mean over images, and its standard error."""
+    from marble.pipelines.tally import Estimate, standard_error
+
+    return Estimate(float(bits.mean()), float(standard_error(bits.var(), len(bits))))
+
+
+def heading(split: str, settings: Mapping[str, Any], more: str = "") -> str:
+    """What was measured, and the names of the columns."""
+    return (
+        f"{split}: {settings['num']} images of {settings['levels']} levels, checkpoint {settings['step']}, "
+        f"{settings['params']}, seed {settings['seed']}{more}\n{'':34}  bits/dim   standard error"
+    )
+
+
+def rows_of(estimates: Mapping[str, Any]) -> list[str]:
+    """One line an estimate."""
+    return [f"{name:34}  {e.mean:8.5f}   {e.standard_error:.5f}" for name, e in estimates.items()]
+
+
 def table(found: Any, split: str, settings: Mapping[str, Any]) -> str:
     """The terms, one a line, with standard errors over images."""
-    lines = [
-        f"{split}: {found.num} images of {settings['levels']} levels, checkpoint {settings['step']}, "
-        f"{settings['params']}, seed {settings['seed']}; "
-        + (
-            f"{settings['variance_type']}, {settings['decoder']} decoder"
-            if settings["variance_type"]
-            else "continuous time"
-        ),
-        f"{'':34}  bits/dim   standard error",
-    ]
+    variance_type, decoder = settings["variance_type"], settings["decoder"]
+    more = f"; {variance_type}, {decoder} decoder" if variance_type else "; continuous time"
     rows = {"L_T": found.prior}
     rows |= {f"L_{{t-1}}, t = {steps}": estimate for steps, estimate in reversed(found.parts.items())}
     rows |= {"L_0": found.reconstruction, "sum: the variational bound": found.total}
     if found.flow is not None:
         rows[f"probability flow, {settings['flow']['dequantisation']}"] = found.flow
-    lines += [f"{name:34}  {e.mean:8.5f}   {e.standard_error:.5f}" for name, e in rows.items()]
-    return "\n".join(lines)
+    return "\n".join([heading(split, settings, more), *rows_of(rows)])
 
 
 def as_json(found: Any) -> dict[str, Any]:

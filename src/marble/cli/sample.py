@@ -4,6 +4,9 @@
 
 Writes OUT/samples.png (a grid), OUT/samples.npz (arr_0, uint8 [num h w c]) and, with --gif, OUT/trajectory.gif: the
 reverse process from noise to image. Image i depends on the seed and i alone: --first 64 goes on where 64 images ended.
+
+Images from images: with --init_image F [--strength S] variations of it; with --mask M too, those of its pixels drawn
+anew that are white in M; with --interpolate A,B the images between two.
 """
 
 import logging
@@ -11,6 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
+from marble.cli import edit
 from marble.cli.flags import check_writable, parse
 from marble.errors import InputError
 
@@ -39,6 +43,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("step", None, "Checkpoint to use (default: the newest whole one).", **text)
     flags.DEFINE_bool("raw_params", False, "Use the last parameters instead of their moving average.", **text)
     flags.DEFINE_bool("gif", False, "Write trajectory.gif too.", **text)
+    edit.define(values)
 
 
 def main(argv: list[str]) -> int:
@@ -46,6 +51,7 @@ def main(argv: list[str]) -> int:
     values = parse("sample", __doc__, argv, define)
     if values.workdir is None:
         raise InputError("--workdir is missing: give the folder of a training run")
+    edits = edit.check(values)
     written = ["samples.png", "samples.npz", *(["trajectory.gif"] if values.gif else [])]
     check_writable("out", values.out, written)
     from marble.builders import load
@@ -61,19 +67,23 @@ def main(argv: list[str]) -> int:
         guide=values.guide,
     )
     with explained_memory_error():
-        drawn = pipe.sample(
-            values.num,
-            seed=values.seed,
-            labels=values.label,
-            steps=values.steps,
-            first=values.first,
-            batch_size=values.batch_size,
-            guidance_scale=values.guidance_scale,
-            guidance_interval=numbers("guidance_interval", values.guidance_interval),
-            guidance_rescale=values.guidance_rescale,
-            eta=values.eta,
-            num_frames=NUM_FRAMES if values.gif else 0,
-            progress=True,
+        drawn = (
+            edit.edited(pipe, values)
+            if edits
+            else pipe.sample(
+                values.num,
+                seed=values.seed,
+                labels=values.label,
+                steps=values.steps,
+                first=values.first,
+                batch_size=values.batch_size,
+                guidance_scale=values.guidance_scale,
+                guidance_interval=numbers("guidance_interval", values.guidance_interval),
+                guidance_rescale=values.guidance_rescale,
+                eta=values.eta,
+                num_frames=NUM_FRAMES if values.gif else 0,
+                progress=True,
+            )
         )
     images, frames = drawn if values.gif else (drawn, None)
     out = Path(values.out)

@@ -25,6 +25,7 @@ from marble.diffusion import (
 from marble.diffusion.process import VarianceType
 from marble.errors import InputError
 from marble.parallel import compiler_options, data_mesh, put_batch
+from marble.pipelines.rows import fitting_batch_size
 from marble.pipelines.tally import BitsPerDim, Tally
 from marble.pipelines.unconditional import DiffusionPipeline
 from marble.sampling import guidance, image_keys, noise_like
@@ -90,10 +91,7 @@ def bits_per_dim(
     if flow is not None and flow.dequantisation == "uniform":
         check_uniform(pipe.image.levels, pipe.schedule.level_at(ends(pipe.schedule)[0]))
     mesh = data_mesh()
-    size = pipe.config.batch_size if batch_size is None else batch_size
-    if size < 1:
-        raise InputError(f"batch_size={size} must be at least 1")
-    size = -(-size // mesh.devices.size) * mesh.devices.size
+    size = fitting_batch_size(pipe.config.batch_size if batch_size is None else batch_size, mesh)
     num = len(examples) if num is None else num
     calls = 4 * flow.num_steps if flow else 0
     tally = Tally()

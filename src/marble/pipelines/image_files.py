@@ -31,7 +31,7 @@ def unstretched(images: np.ndarray, levels: int, name: str) -> np.ndarray:
 
 
 def read_images(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """uint8 [n h w c]: ``arr_0`` of an npz, or all PNG of a folder by name. InputError where they are not of shape."""
+    """uint8 [n h w c]: ``arr_0`` of an npz, a PNG, or all of a folder by name. InputError unless they are of shape."""
     if path.is_dir():
         files = sorted(path.glob("*.png"))
         if not files:
@@ -39,6 +39,8 @@ def read_images(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
         return np.stack([_read_png(file, shape) for file in files])
     if not path.is_file():
         raise InputError(f"there is no file or folder {path}")
+    if path.suffix == ".png":
+        return _read_png(path, shape)[None]
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images = arrays["arr_0"]

@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from marble.compression import Allocation, Chain, Header, allocate, bound_bits, decode, encode, read, write
 from marble.compression.format import HASH_BYTES
-from marble.diffusion import denoiser
 from marble.errors import InputError
 from marble.parallel import compiler_options
 from marble.pipelines.unconditional import DiffusionPipeline
@@ -42,6 +41,8 @@ class LosslessCompressor:
     """A pipeline's network as a compressor. Images are integers [n h w c] in 0..levels-1, levels the data's own."""
 
     def __init__(self, pipe: DiffusionPipeline, *, progress: bool = False) -> None:
+        if not isinstance(pipe, DiffusionPipeline) or pipe.schedule.num_train_timesteps is None:
+            raise InputError("compression needs a diffusion model with a schedule of steps: this model is another")
         self.image, self.schedule = pipe.image, pipe.schedule
         self._params = jax.device_put(jax.device_get(pipe.params), jax.local_devices()[0])
         self._size = int(np.prod(self.image.shape))
@@ -49,8 +50,7 @@ class LosslessCompressor:
         self._tick = _silent
 
         def network(params, x_t, t):
-            denoise_fn = denoiser(lambda *inputs: pipe.apply(params, *inputs), self.schedule)
-            return jnp.clip(denoise_fn(x_t, self.schedule.level(t)).x_0, -1, 1).astype(jnp.float32)
+            return jnp.clip(pipe.denoise_fn(params)(x_t, self.schedule.level(t)).x_0, -1, 1).astype(jnp.float32)
 
         shape = jax.ShapeDtypeStruct((BATCH_SIZE, *self.image.shape), jnp.float32)
         options = compiler_options(gradients=False)

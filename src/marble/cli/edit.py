@@ -1,0 +1,60 @@
+"""The flags of marble sample that make images from images: --init_image, --mask and --interpolate."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from marble.errors import InputError
+
+
+def define(values: flags.FlagValues) -> None:
+    """These flags."""
+    text = dict(flag_values=values)
+    flags.DEFINE_string("init_image", None, "PNG, npz, or folder of PNG: images to make variations of.", **text)
+    flags.DEFINE_float(
+        "strength", None, "How much noise they get, 0 to 1, where nothing is left (default 0.5).", **text
+    )
+    flags.DEFINE_string("mask", None, "PNG that is white where --init_image is to be drawn anew.", **text)
+    flags.DEFINE_list("interpolate", None, "A,B: two PNG, to make --num images between them.", **text)
+
+
+def check(values: flags.FlagValues) -> bool:
+    """Whether images are to be made from images; InputError for flags that don't go together."""
+    if values.mask is not None and values.init_image is None:
+        raise InputError("--mask is for --init_image, the image whose pixels it names: give that too")
+    if values.interpolate is not None and values.init_image is not None:
+        raise InputError("--interpolate and --init_image are two ways to make images: give one of them")
+    if values.interpolate is not None and len(values.interpolate) != 2:
+        raise InputError(f"--interpolate={','.join(values.interpolate)} must be two PNG: A,B")
+    edits = values.init_image is not None or values.interpolate is not None
+    if values.strength is not None and (not edits or values.mask is not None):
+        raise InputError("--strength is for --init_image without --mask, and for --interpolate: leave it out")
+    for name in ("gif", "batch_size", "guidance_scale", "guidance_interval", "guidance_rescale", "guide", "eta"):
+        if edits and getattr(values, name):
+            raise InputError(f"--{name} is not for images made from images: leave it out")
+    return edits
+
+
+def edited(pipe: Any, values: flags.FlagValues) -> np.ndarray:
+    """uint8 [num h w c]: images made from those that the flags name."""
+    from marble.pipelines import DiffusionPipeline, editing
+    from marble.pipelines.image_files import read_images
+
+    if not isinstance(pipe, DiffusionPipeline):
+        raise InputError("images are made from images by a diffusion model: this is another")
+    options = dict(seed=values.seed, steps=values.steps)
+    strength = 0.5 if values.strength is None else values.strength
+    if values.interpolate is not None:
+        ends = [read_images(Path(path), pipe.image.shape)[0] for path in values.interpolate]
+        return editing.interpolate(pipe, *ends, num=values.num, strength=strength, label=values.label, **options)
+    images = read_images(Path(values.init_image), pipe.image.shape)
+    if values.num < 1:
+        raise InputError(f"{values.num} images asked for: give at least 1")
+    images = images[np.arange(values.num) % len(images)]
+    options |= dict(first=values.first, labels=values.label)
+    if values.mask is None:
+        return editing.edit(pipe, images, strength, **options)
+    mask = read_images(Path(values.mask), (*pipe.image.shape[:2], 1))[0, ..., 0]
+    return editing.inpaint(pipe, images, mask, **options)
