@@ -1,7 +1,6 @@
 """Pictures: every pixel in its place."""
 
-import resource
-
+import full_disk
 import numpy as np
 import pytest
 from PIL import Image
@@ -43,20 +42,12 @@ def test_npz_is_what_the_adm_evaluator_reads(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["arr_0"], images(4))
 
 
-@pytest.fixture
-def full_disk():
-    """No file gets longer than 1,000 bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("name", ["a.npz", "a.png", "a.gif"])
-def test_what_cannot_be_written_is_named_and_leaves_the_old_file_alone(tmp_path, full_disk, name):
+def test_what_cannot_be_written_is_named_and_leaves_the_old_file_alone(tmp_path, monkeypatch, name):
     path, many = tmp_path / name, images(400)
     path.write_bytes(b"old")
-    with pytest.raises(RunError, match=rf"cannot write .*{name} \(File too large\): make room"):
+    full_disk.fill(monkeypatch, ".new")
+    with pytest.raises(RunError, match=rf"cannot write .*{name} \({full_disk.REASON}\): make room"):
         {"npz": save_npz, "png": save_png, "gif": lambda *a: save_gif(a[0], a[1][None])}[path.suffix[1:]](path, many)
     assert [file.name for file in tmp_path.iterdir()] == [name] and path.read_bytes() == b"old"
 
