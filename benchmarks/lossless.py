@@ -1,6 +1,6 @@
 """How short a trained model makes the held-out images of its data set, beside PNG, lzma and the model's own bound.
 
-    python benchmarks/compression.py --workdir runs/digits [--num_steps K] [--seed N]
+    python benchmarks/lossless.py --workdir runs/digits [--num_steps K] [--seed N]
 
 Prints a table of bits an image, then what every prefix of the file is worth: the distortion (root mean square, in the
 data's levels) of the images that decode from it. Checks on the way that the file decodes to the same pixels.
