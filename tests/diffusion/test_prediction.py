@@ -1,5 +1,7 @@
 """Readings of one prediction, and the model behind them."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,12 +57,16 @@ def levels_of(schedule, *t):
 SCHEDULES = {"steps": linear(), "exploding": edm(), "straight": rectified_flow(), "cosine": cosine()}
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("to", READINGS)
-@pytest.mark.parametrize("of", READINGS)
+@pytest.mark.parametrize(
+    ("of", "to", "schedule"),
+    # A posterior mean needs a step before.
+    [
+        (of, to, name)
+        for of, to, name in itertools.product(READINGS, READINGS, SCHEDULES)
+        if "posterior_mean" not in (of, to) or name == "steps"
+    ],
+)
 def test_any_reading_gives_any_other(of, to, schedule, x64):
-    if "posterior_mean" in (of, to) and schedule != "steps":
-        pytest.skip("a posterior mean needs a step before")
     rng = np.random.default_rng(0)
     x_0, eps = (jnp.asarray(rng.normal(size=(3, 4, 2))) for _ in range(2))
     if schedule == "steps":

@@ -7,7 +7,6 @@ import pytest
 
 from marble.diffusion import denoiser, linear
 from marble.errors import InputError
-from marble.parallel import data_mesh, put_batch, replicated
 from marble.sampling import Ancestral, image_keys, levels, sample
 from marble.typing import Prediction
 
@@ -58,27 +57,6 @@ def test_image_i_depends_on_seed_and_i_alone():
     np.testing.assert_array_equal(gaussian_images(5, 20, first=8), all_of_them[8:13])
     assert not np.allclose(gaussian_images(16, 20, seed=1), all_of_them)
     assert len({row.tobytes() for row in np.asarray(all_of_them)}) == 16
-
-
-def test_keys_are_bit_equal_for_any_batch_and_mesh():
-    mesh = data_mesh()
-    keys = jax.jit(lambda i: jax.random.key_data(image_keys(7, i)))
-    sharded = keys(put_batch(mesh, {"i": np.arange(64, dtype=np.uint32)})["i"])
-    assert len(sharded.sharding.device_set) == 8
-    for size in (1, 7, 64):
-        np.testing.assert_array_equal(keys(np.arange(size, dtype=np.uint32)), sharded[:size])
-
-
-def test_eight_devices_draw_what_one_draws():
-    mesh = data_mesh()
-    draw = jax.jit(
-        lambda i: sample(
-            denoiser(gaussian_model, SCHEDULE), Ancestral(), levels(SCHEDULE, 50), image_keys(0, i), (4, 4, 1)
-        ),
-        out_shardings=replicated(mesh),
-    )
-    indices = np.arange(16, dtype=np.uint32)
-    np.testing.assert_allclose(draw(put_batch(mesh, {"i": indices})["i"]), draw(indices), atol=2e-6)
 
 
 def test_one_program_serves_every_number_of_steps_and_seed():

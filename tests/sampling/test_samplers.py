@@ -9,7 +9,7 @@ import pytest
 from marble.builders import SAMPLERS, with_schedule
 from marble.diffusion import edm, linear
 from marble.errors import InputError
-from marble.sampling import DPMSolver, UniPC, image_keys, levels, sample
+from marble.sampling import DPMSolver, UniPC, guidance, image_keys, levels, sample
 from marble.typing import Prediction
 
 SCHEDULE = linear()
@@ -26,8 +26,8 @@ def gaussian(x, level, context=None):
     return Prediction(MEAN + level.alpha * VARIANCE * off / total, level.sigma * off / total)
 
 
-def keys(num, first=0):
-    return image_keys(0, jnp.arange(first, first + num))
+def keys(num):
+    return image_keys(0, jnp.arange(num))
 
 
 @every_sampler
@@ -67,36 +67,50 @@ def test_the_dtype_is_kept(name):
     assert jax.tree.map(lambda a: (a.shape, a.dtype), step.carry) == jax.tree.map(lambda a: (a.shape, a.dtype), carry)
 
 
-@every_sampler
-def test_image_i_is_the_same_in_a_larger_batch(name):
-    grid = levels(SCHEDULE, 6)
-    draw = jax.jit(lambda keys: sample(mixture.denoise, TABLE[name], grid, keys, (2, 2)))
-    # XLA may round differently for another shape.
-    np.testing.assert_allclose(draw(keys(2, first=3)), draw(keys(7))[3:5], atol=1e-5)
+SETTINGS = {"ddim": "eta", "euler": "s_churn", "heun": "s_churn", "ode": "rtol", "predictor_corrector": "snr"}
+"""A number of each sampler that has one."""
+LIKELY, NULL = 0, 1
+
+
+def one_half(x, level, context):
+    """The exact Prediction of the mixture for the label NULL, and of its upper half for LIKELY."""
+    level, both = level.like(x), mixture.denoise(x, level)
+    total = level.alpha**2 * mixture.VARIANCE + level.sigma**2
+    off = x - level.alpha * mixture.MEAN
+    upper = Prediction(mixture.MEAN + level.alpha * mixture.VARIANCE * off / total, level.sigma * off / total)
+    is_null = (context["label"] == NULL)[:, None]
+    return Prediction(*(jnp.where(is_null, a, b) for a, b in zip(both[:2], upper[:2], strict=True)))
 
 
 @every_sampler
-def test_one_program_for_all_steps_seeds_and_settings(name):
+def test_one_program_for_all_steps_guidance_settings_and_seeds(name):
     traces = []
-    settings = {"ddim": "eta", "euler": "s_churn", "heun": "s_churn", "ode": "rtol", "predictor_corrector": "snr"}
 
     @jax.jit
-    def draw(grid, num_steps, seed, setting):
+    def draw(grid, num_steps, scale, setting, seed):
         traces.append(1)
-        sampler = TABLE[name]
-        if name in settings:
-            sampler = sampler._replace(**{settings[name]: setting})
-        of_seed = image_keys(seed, jnp.arange(2))
-        return sample(mixture.denoise, sampler, grid, of_seed, (2,), num_steps=num_steps)
+        sampler = TABLE[name]._replace(**{SETTINGS[name]: setting}) if name in SETTINGS else TABLE[name]
+        null = {"label": jnp.full(1, NULL)}
+        denoise_fn = guidance.static_threshold(guidance.classifier_free(one_half, scale, null_context=null))
+        of_seed, label = image_keys(seed, jnp.arange(2)), {"label": jnp.full(2, LIKELY)}
+        return sample(denoise_fn, sampler, grid, of_seed, (2,), num_steps=num_steps, context=label)
 
-    results = [
-        draw(levels(SCHEDULE, num_steps, length=1000), num_steps, np.uint32(seed), np.float32(setting))
-        for num_steps, seed, setting in ((10, 0, 0.0), (50, 1, 1.0), (50, 1, 0.0), (1000, 2, 0.5))
-    ]
+    def drawn(num_steps=50, scale=1.0, setting=1.0, seed=0):
+        numbers = (np.int32(num_steps), np.float32(scale), np.float32(setting), np.uint32(seed))
+        return np.asarray(draw(levels(SCHEDULE, num_steps, length=1000), *numbers))
+
+    # The numbers of each kind beside those of the plain call, and so each against the others.
+    kinds = {"num_steps": (10, 1000), "scale": (0.0, 7.5), "setting": (0.0,), "seed": (1, 2)}
+    plain = drawn()
+    changed = {kind: [drawn(**{kind: value}) for value in values] for kind, values in kinds.items()}
     assert len(traces) == 1
-    assert all(np.isfinite(x).all() for x in results)
-    if name in ("ddim", "euler", "heun", "predictor_corrector"):
-        assert not np.allclose(results[1], results[2], atol=1e-3)
+    assert all(np.isfinite(x).all() for results in changed.values() for x in results)
+    for kind, results in changed.items():
+        # The solver reaches the same place by any steps and tolerance, but for its error.
+        if (kind == "setting" and name not in SETTINGS) or (name == "ode" and kind in ("num_steps", "setting")):
+            continue
+        for result in results:
+            assert not np.allclose(result, plain, atol=1e-3), kind
 
 
 @every_sampler

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from marble.cli.flags import check_writable, parse
-from marble.errors import InputError
+from marble.cli.flags import check_writable, parse, require
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +37,13 @@ def define(values: flags.FlagValues) -> None:
 def main(argv: list[str]) -> int:
     """Compresses, and returns the exit status."""
     values = parse("compress", __doc__, argv, define)
-    for name in ("workdir", "input", "out"):
-        if getattr(values, name) is None:
-            raise InputError(f"--{name} is missing: see marble compress --help")
+    require(values, "workdir", "input", "out")
     check_writable("out", str(Path(values.out).parent))
     from marble.builders import load
     from marble.parallel import log_devices
-    from marble.pipelines.lossless import LosslessCompressor, check_seed
+    from marble.pipelines.lossless import LosslessCompressor
     from marble.pipelines.pictures import replacing
+    from marble.pipelines.rows import check_seed
 
     check_seed(values.seed)
     log_devices()

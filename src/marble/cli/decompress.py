@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from marble.cli.flags import check_writable, parse
+from marble.cli.flags import check_writable, parse, require
 from marble.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -33,9 +33,7 @@ def define(values: flags.FlagValues) -> None:
 def main(argv: list[str]) -> int:
     """Decompresses, and returns the exit status."""
     values = parse("decompress", __doc__, argv, define)
-    for name in ("workdir", "input", "out"):
-        if getattr(values, name) is None:
-            raise InputError(f"--{name} is missing: see marble decompress --help")
+    require(values, "workdir", "input", "out")
     check_writable("out", str(Path(values.out).parent))
     if not Path(values.input).is_file():
         raise InputError(f"there is no file {values.input}")

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from marble.cli.flags import parse
+from marble.cli.flags import parse, require
 from marble.config import nearest
 from marble.errors import InputError
 
@@ -46,8 +46,7 @@ def define(values: flags.FlagValues) -> None:
 def main(argv: list[str]) -> int:
     """Evaluates, and returns the exit status."""
     values = parse("evaluate", __doc__, argv, define)
-    if values.workdir is None:
-        raise InputError("--workdir is missing: give the folder of a training run")
+    require(values, "workdir")
     for name in values.metrics or [""]:
         if name not in METRICS:
             raise InputError(f"--metrics {name!r} is unknown{nearest(name, METRICS)}")

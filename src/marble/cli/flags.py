@@ -34,6 +34,13 @@ def parse(command: str, doc: str, argv: list[str], define: Callable[[flags.FlagV
     return values
 
 
+def require(values: flags.FlagValues, *names: str) -> None:
+    """InputError unless these flags were given."""
+    for name in names:
+        if values[name].value is None:
+            raise InputError(f"--{name} is missing: {values[name].help}")
+
+
 def overridden(config: ConfigDict, words: list[str]) -> ConfigDict:
     """The config changed by words like ``--config.section.key=value``; InputError for unknown keys and wrong types."""
     known = flat(config)

@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from marble.cli import edit
-from marble.cli.flags import check_writable, parse
+from marble.cli.flags import check_writable, parse, require
 from marble.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -49,8 +49,7 @@ def define(values: flags.FlagValues) -> None:
 def main(argv: list[str]) -> int:
     """Samples, and returns the exit status."""
     values = parse("sample", __doc__, argv, define)
-    if values.workdir is None:
-        raise InputError("--workdir is missing: give the folder of a training run")
+    require(values, "workdir")
     edits = edit.check(values)
     written = ["samples.png", "samples.npz", *(["trajectory.gif"] if values.gif else [])]
     check_writable("out", values.out, written)

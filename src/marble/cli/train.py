@@ -11,7 +11,7 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
-from marble.cli.flags import check_writable, overridden, parse
+from marble.cli.flags import check_writable, overridden, parse, require
 from marble.config import load_config
 from marble.errors import InputError
 from marble.training.interruption import EXIT_RESTART, Interrupted, Interruption
@@ -44,10 +44,7 @@ def _train(argv: list[str], interruption: Interruption) -> int:
         if "=" not in word:
             raise InputError(f"{word} has no value: write {word}=VALUE")
     values = parse("train", __doc__, [word for word in argv if word not in changes], define)
-    if values.config is None:
-        raise InputError("--config is missing: give a config file, or the name of a shipped one")
-    if values.workdir is None and not values.print_config:
-        raise InputError("--workdir is missing: give the folder for the run")
+    require(values, "config", *([] if values.print_config else ["workdir"]))
     if values.workdir is not None and "://" not in values.workdir:
         check_writable("workdir", values.workdir)
     config = configured(values.config, changes)

@@ -5,7 +5,7 @@ from marble.diffusion.continuous import ContinuousSchedule, cosine, edm, from_cu
 from marble.diffusion.continuous_bound import continuous_bound_terms
 from marble.diffusion.decoder import discretised_gaussian_log_prob, tanh_discretised_gaussian_log_prob
 from marble.diffusion.likelihood import gaussian_kl, prior_kl, reconstruction_nll, transition_kl
-from marble.diffusion.loss import denoising_loss, variance_loss, vlb_term
+from marble.diffusion.loss import denoising_loss, hybrid_share, mean_held, vlb_term
 from marble.diffusion.prediction import PredictionType, denoiser, eps_from_x_0, predict, read, x_0_from_eps
 from marble.diffusion.process import Gaussian, ancestral_step, p_posterior, q_posterior, q_sample, q_step
 from marble.diffusion.schedules import (
@@ -43,8 +43,10 @@ __all__ = [
     "from_betas",
     "from_curve",
     "gaussian_kl",
+    "hybrid_share",
     "jsd",
     "linear",
+    "mean_held",
     "p_posterior",
     "predict",
     "prior_kl",
@@ -61,7 +63,6 @@ __all__ = [
     "squaredcos_cap_v2",
     "tanh_discretised_gaussian_log_prob",
     "transition_kl",
-    "variance_loss",
     "vlb_term",
     "warmup10",
     "warmup50",

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from marble.diffusion.decoder import discretised_gaussian_log_prob
-from marble.diffusion.likelihood import Decoder, prior_kl, reconstruction_nll, transition_kl
+from marble.diffusion.likelihood import Decoder, mean_of_image, prior_kl, reconstruction_nll, transition_kl
 from marble.diffusion.process import VarianceType, q_sample
 from marble.diffusion.schedules import Schedule
 from marble.typing import Array, Context, DenoiseFn
@@ -61,7 +61,7 @@ def bound_terms(
             lambda: reconstruction_nll(schedule, prediction, x_t=x_t, levels=levels, decoder=decoder, **given),
             lambda: transition_kl(schedule, prediction, x_t=x_t, t=t, **given),
         )
-        return term, mean_square(x_0 - prediction.x_0)
+        return term, mean_of_image(jnp.square(x_0 - prediction.x_0))
 
     by_step, squared_error = jax.lax.map(at, jnp.arange(schedule.num_train_timesteps))
     return BoundTerms(prior_kl(schedule, x_0), by_step, squared_error)
@@ -75,8 +75,3 @@ def rate_distortion(terms: BoundTerms) -> tuple[Array, Array]:
     """
     after = jnp.cumsum(terms.by_step[:0:-1], axis=0)[::-1]
     return terms.prior[None] + jnp.concatenate([after, jnp.zeros_like(after[:1])]), terms.squared_error
-
-
-def mean_square(error: Array) -> Array:
-    """The mean over each image: [b]."""
-    return jnp.square(error).mean(axis=tuple(range(1, error.ndim)))

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from marble.diffusion.bound import BoundTerms, NoiseFn, mean_square
-from marble.diffusion.likelihood import prior_kl_at, sum_of_image
+from marble.diffusion.bound import BoundTerms, NoiseFn
+from marble.diffusion.likelihood import mean_of_image, prior_kl_at, sum_of_image
 from marble.diffusion.schedules import NoiseSchedule
 from marble.errors import InputError
 from marble.typing import Array, Context, DenoiseFn, Level
@@ -49,7 +49,7 @@ def continuous_bound_terms(
         log_snr, snr_lost = _sum_step(curve, k, num_steps) if offset is None else _point(curve, k, num_steps, offset)
         level = schedule.level_at(log_snr)
         x_t = level.like(x_0).alpha * x_0 + level.like(x_0).sigma * noise(k)
-        squared_error = mean_square(x_0 - denoise_fn(x_t, level, context).x_0)
+        squared_error = mean_of_image(jnp.square(x_0 - denoise_fn(x_t, level, context).x_0))
         term = jax.lax.cond(
             k == 0,
             lambda: -sum_of_image(categorical_log_prob(x_0, x_t, level, levels)),

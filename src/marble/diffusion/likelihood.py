@@ -88,3 +88,8 @@ def reconstruction_nll(
 def sum_of_image(x: Array) -> Array:
     """The sum over all axes but the first: [b]."""
     return x.sum(axis=tuple(range(1, x.ndim)))
+
+
+def mean_of_image(x: Array) -> Array:
+    """The mean over all axes but the first, in float32 or wider: [b]."""
+    return x.mean(axis=tuple(range(1, x.ndim)), dtype=jnp.promote_types(x.dtype, jnp.float32))

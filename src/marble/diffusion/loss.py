@@ -13,12 +13,10 @@ eps itself, which at high noise would be the difference of almost equal numbers,
 import jax
 import jax.numpy as jnp
 
-from marble.diffusion.decoder import discretised_gaussian_log_prob
-from marble.diffusion.likelihood import transition_kl
+from marble.diffusion.likelihood import mean_of_image, reconstruction_nll, transition_kl
 from marble.diffusion.prediction import PredictionType, coefficients, read
-from marble.diffusion.process import VarianceType, p_posterior
+from marble.diffusion.process import VarianceType
 from marble.diffusion.schedules import LOWEST_LOG_SNR, Schedule
-from marble.diffusion.weighting import reverse_variance
 from marble.typing import Array, Level, Prediction
 
 
@@ -40,12 +38,11 @@ def denoising_loss(
     [b ...]; level_s is for the posterior mean alone. Returns [b]; means are in float32 or wider.
     """
     error = output - read(Prediction(x_0, noise), prediction_type, level=level, level_s=level_s)
-    wide = jnp.promote_types(error.dtype, jnp.float32)
-    squared_error = jnp.square(error).mean(axis=tuple(range(1, error.ndim)), dtype=wide)
+    squared_error = mean_of_image(jnp.square(error))
     if weight is None:
         return squared_error
     share = eps_share(prediction_type, level, level_s)
-    return (jnp.asarray(weight) * share**2).astype(wide) * squared_error
+    return (jnp.asarray(weight) * share**2).astype(squared_error.dtype) * squared_error
 
 
 def eps_share(prediction_type: PredictionType, level: Level, level_s: Level | None = None) -> Array:
@@ -70,35 +67,20 @@ def vlb_term(
 
     x_0 and x_t are [b ...], t integers [b] in 0..T-1; levels are those of the data. Returns [b].
     """
-    to_clean = dict(level_t=schedule.level(t), level_s=schedule.previous_level(t))
-    first = p_posterior(
-        prediction,
-        x_t=x_t,
-        variance_type=variance_type,
-        clean_variance=reverse_variance(schedule, "fixed_small")[0],
-        **to_clean,
-    )
-    log_prob = discretised_gaussian_log_prob(x_0, first.mean, first.variance, levels)
-    l_0 = -log_prob.sum(axis=tuple(range(1, x_0.ndim)))
-    later = transition_kl(schedule, prediction, x_0=x_0, x_t=x_t, t=jnp.maximum(t, 1), variance_type=variance_type)
-    return jnp.where(t == 0, l_0, later) / (x_0[0].size * jnp.log(2.0))
+    given = dict(x_0=x_0, x_t=x_t, variance_type=variance_type)
+    first = reconstruction_nll(schedule, prediction, levels=levels, **given)
+    later = transition_kl(schedule, prediction, t=jnp.maximum(t, 1), **given)
+    return jnp.where(t == 0, first, later) / (x_0[0].size * jnp.log(2.0))
 
 
-def variance_loss(
-    schedule: Schedule,
-    prediction: Prediction,
-    *,
-    x_0: Array,
-    x_t: Array,
-    t: Array,
-    variance_type: VarianceType,
-    levels: int,
-) -> Array:
-    """0.001 L_vlb of L_hybrid = L_simple + 0.001 L_vlb, for a learned variance (Nichol & Dhariwal 2021, eq. 16).
+def hybrid_share(schedule: Schedule) -> float:
+    """How much of ``vlb_term`` is in L_hybrid = L_simple + 0.001 L_vlb (Nichol & Dhariwal 2021, eq. 16).
 
-    At a uniform t the sum over T terms is T times one, so the factor is T / 1000. No gradient reaches the mean, which
-    L_simple trains. Arguments as in ``vlb_term``; returns [b].
+    At a uniform t the sum over T terms is T times one, so it is T / 1000.
     """
-    mean_held = Prediction(*jax.lax.stop_gradient(prediction[:2]), prediction.variance)
-    term = vlb_term(schedule, mean_held, x_0=x_0, x_t=x_t, t=t, variance_type=variance_type, levels=levels)
-    return 0.001 * schedule.num_train_timesteps * term
+    return 0.001 * schedule.num_train_timesteps
+
+
+def mean_held(prediction: Prediction) -> Prediction:
+    """The prediction, through whose variance alone a gradient goes: in L_hybrid the mean is L_simple's to train."""
+    return Prediction(*jax.lax.stop_gradient(prediction[:2]), prediction.variance)

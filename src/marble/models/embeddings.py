@@ -14,14 +14,15 @@ from marble.typing import Array
 def timestep_embedding(t: Array, dim: int) -> Array:
     """Sines, then cosines, of t at dim/2 frequencies from 1 down to 1e-4 in a geometric row.
 
-    t [b] in steps, integers or floats; the answer [b dim] float32. dim must be even and at least 4, else an
-    InputError. Vaswani et al. 2017, section 3.5, in the order and spacing of Ho et al. 2020: the frequencies are
-    exp(-ln 1e4 * i / (dim/2 - 1)).
+    t [b] in steps, integers or floats; the answer [b dim] float32, or of t's precision if that is higher. dim must be
+    even and at least 4, else an InputError. Vaswani et al. 2017, section 3.5, in the order and spacing of
+    Ho et al. 2020: the frequencies are exp(-ln 1e4 * i / (dim/2 - 1)).
     """
     if dim % 2 or dim < 4:
         raise InputError(f"a timestep embedding of {dim} channels: give an even number, 4 or more")
-    frequencies = np.exp(-np.log(1e4) * np.arange(dim // 2) / (dim // 2 - 1)).astype(np.float32)
-    angles = t.astype(jnp.float32)[:, None] * frequencies[None]
+    frequencies = np.exp(-np.log(1e4) * np.arange(dim // 2) / (dim // 2 - 1))
+    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    angles = t[:, None] * jnp.asarray(frequencies, t.dtype)[None]
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 

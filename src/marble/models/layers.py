@@ -2,9 +2,10 @@
 
 Ho et al. 2020 draw kernels from variance scaling (scale 1, fan average, uniform), start biases at 0, and start the
 last layer of every residual branch at (almost) zero, so that a fresh network is a sum of identities.
-Parameters are float32; ``dtype`` is the type that is computed in.
+Parameters are float32; ``dtype`` is the type that is computed in, and ``wide(dtype)`` where few digits would not do.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -29,6 +30,11 @@ def conv(
     return nn.Conv(features, (3, 3), (stride, stride), "SAME", kernel_init=_init(zero), dtype=dtype, name=name)
 
 
+def wide(dtype: Any) -> Any:
+    """float32, or dtype where that has more digits."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 def _init(zero: bool):
     return nn.initializers.zeros if zero else kernel_init
 
@@ -36,7 +42,7 @@ def _init(zero: bool):
 class GroupNorm(nn.Module):
     """y = (x - mean) / sqrt(var + eps) * scale + bias, mean and var over the pixels and channels of a group.
 
-    (Wu and He 2018.) x [b ... c], the same shape out; float32 inside. It is computed as ``x * slope + offset`` with
+    (Wu and He 2018.) x [b ... c], the same shape out; ``wide`` inside. It is computed as ``x * slope + offset`` with
     one slope and one offset a channel of an image, from sums over the pixels: x is read twice and nothing of its
     size is kept, which makes it about three times as fast as the formula in the order it is written in.
     """
@@ -49,9 +55,9 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
         check_groups(channels, self.num_groups)
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        pixels = x.reshape(x.shape[0], -1, channels).astype(jnp.float32)  # [b hw c]
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        pixels = x.reshape(x.shape[0], -1, channels).astype(wide(self.dtype))  # [b hw c]
         mean = self._over_group(pixels.mean(axis=1))
         var = jnp.maximum(self._over_group((pixels * pixels).mean(axis=1)) - mean * mean, 0)
         slope = jax.lax.rsqrt(var + self.epsilon) * scale[None]  # [b c]
@@ -74,3 +80,13 @@ def check_groups(channels: int, num_groups: int) -> None:
             f"{channels} channels can't be split into num_groups {num_groups}: "
             f"take {nearest} channels, or num_groups {divisor}"
         )
+
+
+def check_sizes(model: nn.Module, names: Sequence[str]) -> None:
+    """InputError unless these attributes of a model, and its channel_mult, are at least 1, and dropout in [0, 1)."""
+    counts = [*((name, getattr(model, name)) for name in names), *(("channel_mult", m) for m in model.channel_mult)]
+    for name, count in counts if model.channel_mult else [("channel_mult", 0)]:
+        if count < 1:
+            raise InputError(f"model.{name}={getattr(model, name)} must be at least 1")
+    if not 0 <= model.dropout < 1:
+        raise InputError(f"model.dropout={model.dropout} must be from 0 to below 1")

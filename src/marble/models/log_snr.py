@@ -56,9 +56,9 @@ class Monotone(nn.Module):
     @nn.compact
     def __call__(self, t: Array) -> Array:
         # The slopes start so that the sigmoids' bends are spread over the interval, and their sum rises by about 1.
-        slopes = self.param("slopes", nn.initializers.normal(0.5), (self.features,))
-        places = self.param("places", nn.initializers.uniform(1.0), (self.features,))
-        heights = self.param("heights", nn.initializers.zeros, (self.features,))
+        slopes = self.param("slopes", nn.initializers.normal(0.5), (self.features,), jnp.float32)
+        places = self.param("places", nn.initializers.uniform(1.0), (self.features,), jnp.float32)
+        heights = self.param("heights", nn.initializers.zeros, (self.features,), jnp.float32)
         slopes, heights = 10 * jax.nn.softplus(slopes), jax.nn.softplus(heights) / self.features
         bend_at = lambda t: jax.nn.sigmoid(slopes * (t - places)) @ heights  # noqa: E731
         return t + jnp.vectorize(bend_at)(t)

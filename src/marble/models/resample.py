@@ -23,8 +23,8 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         c = x.shape[-1]
-        kernel = self.param("kernel", kernel_init, (3, 3, c, c)).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (c,)).astype(self.dtype)
+        kernel = self.param("kernel", kernel_init, (3, 3, c, c), jnp.float32).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32).astype(self.dtype)
         # The second form has fewer products and more memory traffic: a gain that was measured on the CPU alone.
         y = jax.lax.platform_dependent(
             x.astype(self.dtype), kernel, cpu=convolve_doubled_by_parity, default=convolve_doubled

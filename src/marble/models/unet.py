@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from marble.errors import InputError
 from marble.models.attention import SelfAttention
 from marble.models.embeddings import LabelEmbedding, TimeEmbedding
-from marble.models.layers import GroupNorm, conv
+from marble.models.layers import GroupNorm, check_sizes, conv, wide
 from marble.models.resample import Upsample, downsample
 from marble.models.resnet import ResBlock
 from marble.typing import Array, Context
@@ -64,7 +64,7 @@ class UNet(nn.Module):
         h = self._block("middle_block_1", h, self._width(-1), emb, train)
         h = self._up(h, skips, emb, train)
         h = nn.swish(GroupNorm(self.num_groups, dtype=self.dtype, name="norm_out")(h))
-        return conv(self.out_channels, zero=True, dtype=self.dtype, name="conv_out")(h).astype(jnp.float32)
+        return conv(self.out_channels, zero=True, dtype=self.dtype, name="conv_out")(h).astype(wide(self.dtype))
 
     def _embed(self, t: Array, context: Context) -> Array:
         """Time and label [b 4*channels]."""
@@ -113,12 +113,7 @@ class UNet(nn.Module):
         return self.channels * self.channel_mult[level]
 
     def _check(self, x_t: Array, context: Context) -> None:
-        counts = {name: getattr(self, name) for name in ("channels", "num_res_blocks", "num_groups", "num_heads")}
-        for name, count in (*counts.items(), *(("channel_mult", mult) for mult in self.channel_mult or (0,))):
-            if count < 1:
-                raise InputError(f"model.{name}={getattr(self, name)} must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"model.dropout={self.dropout} must be from 0 to below 1")
+        check_sizes(self, ("channels", "num_res_blocks", "num_groups", "num_heads"))
         factor = 2 ** (len(self.channel_mult) - 1)
         if x_t.ndim != 4 or x_t.shape[1] % factor or x_t.shape[2] % factor:
             raise InputError(

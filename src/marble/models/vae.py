@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from marble.errors import InputError
-from marble.models.layers import GroupNorm, conv, dense
+from marble.models.layers import GroupNorm, check_sizes, conv, dense, wide
 from marble.models.resample import Upsample, downsample
 from marble.models.resnet import ResBlock
 from marble.typing import Array
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
                 h = _block(self, width, train, f"down_{level}_block_{i}")(h)
         h = nn.swish(GroupNorm(self.num_groups, dtype=self.dtype, name="norm_out")(h))
         h = h.reshape(h.shape[0], -1)  # [b hwc]
-        encoding = dense(2 * self.latent_size, dtype=self.dtype, name="dense_out")(h).astype(jnp.float32)
+        encoding = dense(2 * self.latent_size, dtype=self.dtype, name="dense_out")(h).astype(wide(self.dtype))
         mean, log_variance = jnp.split(encoding, 2, axis=-1)
         return mean, log_variance
 
@@ -72,7 +72,7 @@ class Decoder(nn.Module):
             if level > 0:
                 h = Upsample(dtype=self.dtype, name=f"up_{level}_sample")(h)
         h = nn.swish(GroupNorm(self.num_groups, dtype=self.dtype, name="norm_out")(h))
-        out = conv(2 * channels, zero=True, dtype=self.dtype, name="conv_out")(h).astype(jnp.float32)
+        out = conv(2 * channels, zero=True, dtype=self.dtype, name="conv_out")(h).astype(wide(self.dtype))
         mean, log_scale = jnp.split(out, 2, axis=-1)
         return mean, MIN_LOG_SCALE + jax.nn.softplus(log_scale - MIN_LOG_SCALE)
 
@@ -125,12 +125,7 @@ class VAE(nn.Module):
         return self.decode(self.encode(x, train=train)[0], train=train)
 
     def _check(self) -> None:
-        counts = {name: getattr(self, name) for name in ("latent_size", "channels", "num_res_blocks", "num_groups")}
-        for name, count in (*counts.items(), *(("channel_mult", mult) for mult in self.channel_mult or (0,))):
-            if count < 1:
-                raise InputError(f"model.{name}={getattr(self, name)} must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"model.dropout={self.dropout} must be from 0 to below 1")
+        check_sizes(self, ("latent_size", "channels", "num_res_blocks", "num_groups"))
         factor = 2 ** (len(self.channel_mult) - 1)
         if any(side % factor for side in self.image_shape[:2]):
             raise InputError(

@@ -25,10 +25,10 @@ from marble.diffusion import (
 from marble.diffusion.process import VarianceType
 from marble.errors import InputError
 from marble.parallel import compiler_options, data_mesh, put_batch
-from marble.pipelines.rows import fitting_batch_size
+from marble.pipelines.rows import check_seed, fitting_batch_size
 from marble.pipelines.tally import BitsPerDim, Tally
 from marble.pipelines.unconditional import DiffusionPipeline
-from marble.sampling import guidance, image_keys, noise_like
+from marble.sampling import fold_keys, image_keys, noise_like
 from marble.sampling.ode_likelihood import (
     check_uniform,
     ends,
@@ -87,7 +87,9 @@ def bits_per_dim(
     of Kingma et al. 2021, at 1,000 random times an image. InputError for values out of range.
     """
     _check_name("decoder", decoder, DECODERS)
-    _check_counts(num, len(examples), seed)
+    check_seed(seed)
+    if num is not None and not 1 <= num <= len(examples):
+        raise InputError(f"num={num} must be between 1 and {len(examples)}, the number of images in the split")
     if flow is not None and flow.dequantisation == "uniform":
         check_uniform(pipe.image.levels, pipe.schedule.level_at(ends(pipe.schedule)[0]))
     mesh = data_mesh()
@@ -151,22 +153,20 @@ class Program:
         denoise_fn = self.pipe.denoise_fn(params)
 
         def noise(step: Array) -> Array:
-            return noise_like(_fold(keys[:, 0], step), x_0)
+            return noise_like(fold_keys(keys[:, 0], step), x_0)
 
-        terms = self._bound(denoise_fn, x_0, noise, keys[:, 1], context)
+        terms = self._bound(self.pipe.clipped_denoise_fn(params), x_0, noise, keys[:, 1], context)
         if self.flow is None:
             return terms, None
         return terms, self._flow(denoise_fn, x_0, noise(0), terms.by_step[0], keys[:, 2], context)
 
     def _bound(self, denoise_fn: DenoiseFn, x_0, noise, keys: Array, context: Context | None) -> BoundTerms:
-        if self.pipe.config.clip_sample:
-            denoise_fn = guidance.static_threshold(denoise_fn)
         ticking = self._ticking(denoise_fn)
         given = dict(x_0=x_0, noise=noise, levels=self.pipe.image.levels, context=context)
         if self.pipe.schedule.num_train_timesteps is not None:
             decoder = DECODERS[self.decoder]
             return bound_terms(ticking, self.pipe.schedule, **given, variance_type=self.variance_type, decoder=decoder)
-        offset = lambda k: jax.vmap(jax.random.uniform)(_fold(keys, k))  # noqa: E731
+        offset = lambda k: jax.vmap(jax.random.uniform)(fold_keys(keys, k))  # noqa: E731
         return continuous_bound_terms(ticking, self.pipe.schedule, **given, num_steps=CONTINUOUS_POINTS, offset=offset)
 
     def _flow(
@@ -174,11 +174,11 @@ class Program:
     ) -> Array:
         level, shape = self.pipe.schedule.level_at(ends(self.pipe.schedule)[0]), x_0.shape[1:]
         if self.flow.dequantisation == "uniform":
-            within = jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-1, maxval=1))(_fold(keys, 0))
+            within = jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-1, maxval=1))(fold_keys(keys, 0))
             x_t = level.alpha * (x_0 + within / (self.pipe.image.levels - 1))
         else:
             x_t = level.alpha * x_0 + level.sigma * noise
-        signs = jax.vmap(lambda key: jax.random.rademacher(key, shape, x_0.dtype))(_fold(keys, 1))
+        signs = jax.vmap(lambda key: jax.random.rademacher(key, shape, x_0.dtype))(fold_keys(keys, 1))
         log_prob = ode_log_prob(
             denoise_fn,
             self.pipe.schedule,
@@ -202,17 +202,6 @@ class Program:
         return ticked
 
 
-def _fold(keys: Array, step: int | Array) -> Array:
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-
-
 def _check_name(what: str, name: str, names: Any) -> None:
     if name not in names:
         raise InputError(f"{what} {name!r} is not one of {', '.join(names)}")
-
-
-def _check_counts(num: int | None, most: int, seed: int) -> None:
-    if num is not None and not 1 <= num <= most:
-        raise InputError(f"num={num} must be between 1 and {most}, the number of images in the split")
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed={seed} must be between 0 and {2**32 - 1}")

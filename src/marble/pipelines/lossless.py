@@ -22,12 +22,12 @@ from marble.compression import Allocation, Chain, Header, allocate, bound_bits, 
 from marble.compression.format import HASH_BYTES
 from marble.errors import InputError
 from marble.parallel import compiler_options
+from marble.pipelines.rows import check_seed, integer_images
 from marble.pipelines.unconditional import DiffusionPipeline
 
 BATCH_SIZE = 64
 """Images in one call of the network; a part of the format, for another size gives other bits."""
 LIBRARIES = ("jax", "jaxlib", "numpy", "scipy")
-MOST_SEED = 2**32 - 1
 
 
 class Compressed(NamedTuple):
@@ -135,11 +135,7 @@ class LosslessCompressor:
 
     def _flat(self, images: np.ndarray) -> np.ndarray:
         """[n d] int64, checked."""
-        images = np.asarray(images)
-        if images.ndim != 4 or images.shape[1:] != self.image.shape or not len(images):
-            raise InputError(f"images of shape {list(images.shape)}: this model takes [n {self.image.shape}], n >= 1")
-        if not np.issubdtype(images.dtype, np.integer) or images.min() < 0 or images.max() >= self.image.levels:
-            raise InputError(f"pixels must be integers between 0 and {self.image.levels - 1}, the model's levels")
+        images = integer_images(images, self.image)
         return images.reshape(len(images), -1).astype(np.int64)
 
     @contextlib.contextmanager
@@ -151,12 +147,6 @@ class LosslessCompressor:
                 yield
             finally:
                 self._tick = _silent
-
-
-def check_seed(seed: int) -> None:
-    """InputError for a seed out of range."""
-    if not 0 <= seed <= MOST_SEED:
-        raise InputError(f"seed={seed} must be between 0 and {MOST_SEED}")
 
 
 def _silent() -> None:

@@ -15,10 +15,10 @@ SMALL = 256
 """Grids narrower or lower than this many pixels are enlarged, pixel by pixel, so that a person can read them."""
 
 
-def grid(images: np.ndarray) -> np.ndarray:
-    """uint8 images [b h w c] side by side, one pixel of white between: one image [H W c], nearly square."""
+def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """uint8 images [b h w c] side by side, one pixel of white between: one image [H W c], by default nearly square."""
     count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = math.ceil(math.sqrt(count)) if columns is None else columns
     rows = math.ceil(count / columns)
     cells = np.full((rows * columns, height + 1, width + 1, channels), 255, np.uint8)
     cells[:count, :height, :width] = images
@@ -33,10 +33,10 @@ def picture(image: np.ndarray) -> Image.Image:
     return plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.NEAREST)
 
 
-def save_png(path: Path, images: np.ndarray) -> None:
+def save_png(path: Path, images: np.ndarray, columns: int | None = None) -> None:
     """Writes a grid of uint8 images [b h w c]."""
     with replacing(path) as file:
-        picture(grid(images)).save(file, format="PNG")
+        picture(grid(images, columns)).save(file, format="PNG")
 
 
 def save_gif(path: Path, frames: np.ndarray, *, seconds: float = 4.0) -> None:

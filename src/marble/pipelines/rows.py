@@ -8,17 +8,40 @@ import numpy as np
 from jax.sharding import Mesh
 
 from marble.errors import InputError
+from marble.pipelines.settings import ImageSpec
+
+MOST_SEED = 2**32 - 1
 
 
 def image_indices(num: int, *, seed: int, first: int) -> np.ndarray:
     """The indices first .. first + num - 1 of a run's images [num]; InputError for what is no such run."""
-    num, seed, first = whole("num", num), whole("seed", seed), whole("first", first)
+    num, first = whole("num", num), whole("first", first)
     if num < 1:
         raise InputError(f"{num} images asked for: give at least 1")
-    for name, value, limit in (("seed", seed, 2**32), ("first", first, 2**32 - num)):
-        if not 0 <= value < limit:
-            raise InputError(f"{name}={value} must be between 0 and {limit - 1}")
+    check_seed(seed)
+    if not 0 <= first < 2**32 - num:
+        raise InputError(f"first={first} must be between 0 and {2**32 - num - 1}")
     return np.arange(first, first + num, dtype=np.uint32)
+
+
+def check_seed(seed: int) -> None:
+    """InputError unless seed is a whole number of 32 bits."""
+    if not 0 <= whole("seed", seed) <= MOST_SEED:
+        raise InputError(f"seed={seed} must be between 0 and {MOST_SEED}")
+
+
+def integer_images(images: np.ndarray, image: ImageSpec) -> np.ndarray:
+    """The images [n h w c], as an array; InputError unless they are integers 0..levels-1 of the model's shape."""
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[1:] != tuple(image.shape) or not len(images):
+        wanted = " ".join(map(str, image.shape))
+        raise InputError(f"images of shape {list(images.shape)}: this model takes [n {wanted}]")
+    if not np.issubdtype(images.dtype, np.integer) or images.min() < 0 or images.max() >= image.levels:
+        raise InputError(
+            f"images of {images.dtype} from {images.min()} to {images.max()}: give integers from 0 to "
+            f"{image.levels - 1}, the levels of the data"
+        )
+    return images
 
 
 def fitting_batch_size(size: int, mesh: Mesh) -> int:

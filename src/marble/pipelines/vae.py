@@ -16,9 +16,9 @@ from marble.data.preprocess import to_float, to_uint8
 from marble.errors import InputError
 from marble.models import VAE
 from marble.parallel import compiler_options, data_mesh, put_batch, replicated
-from marble.pipelines.rows import batches, fitting_batch_size, image_indices
+from marble.pipelines.rows import batches, fitting_batch_size, image_indices, integer_images
 from marble.pipelines.settings import ImageSpec
-from marble.sampling import image_keys, noise_like
+from marble.sampling import fold_keys, image_keys, noise_like
 from marble.typing import Array
 
 
@@ -92,7 +92,7 @@ class VAEPipeline:
 
     def encode(self, images: np.ndarray) -> vae.Encoding:
         """q(z | x) of integer images [n h w c]: mean and log-variance, [n d] each."""
-        return self._over_batches(self._encode_batch, {"image": self._checked(images)})
+        return self._over_batches(self._encode_batch, {"image": integer_images(images, self.image)})
 
     def decode(self, z: np.ndarray, *, as_float: bool = False) -> np.ndarray:
         """The means of p(x | z) for latents z [n d], as images [n h w c]."""
@@ -116,7 +116,7 @@ class VAEPipeline:
         """
         if num_samples < 1:
             raise InputError(f"num_samples={num_samples} must be at least 1")
-        images = self._checked(images)
+        images = integer_images(images, self.image)
         rows = {"image": images, "index": image_indices(len(images), seed=seed, first=0)}
         terms = self._over_batches(self._measure_batch, rows, np.uint32(seed), np.int32(num_samples), progress=progress)
         bits = 1 / (math.log(2) * math.prod(self.image.shape))
@@ -161,7 +161,7 @@ class VAEPipeline:
         encoding = self._encode(params, batch["image"])
 
         def add(k: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-            noise = noise_like(jax.vmap(jax.random.fold_in, (0, None))(keys, k), encoding.mean)
+            noise = noise_like(fold_keys(keys, k), encoding.mean)
             decoded = self._apply(params, "decode", vae.decoder_input(encoding, noise))
             log_likelihood = self.likelihood.log_prob(x, *decoded, self.image.levels).sum(axis=(1, 2, 3))
             weight = vae.log_weight(log_likelihood, encoding, noise)
@@ -179,18 +179,3 @@ class VAEPipeline:
 
     def _finished(self, images: np.ndarray, as_float: bool) -> np.ndarray:
         return np.clip(images, -1, 1) if as_float else np.asarray(to_uint8(images, self.image.levels))
-
-    def _checked(self, images: np.ndarray) -> np.ndarray:
-        """The images, or an InputError unless they are integers of the model's shape at the data's levels."""
-        images = np.asarray(images)
-        if images.ndim != 4 or images.shape[1:] != tuple(self.image.shape) or not len(images):
-            raise InputError(f"images of shape {list(images.shape)}: this model takes [n {self._shape()}]")
-        if not np.issubdtype(images.dtype, np.integer) or images.min() < 0 or images.max() >= self.image.levels:
-            raise InputError(
-                f"images of {images.dtype} from {images.min()} to {images.max()}: give integers from 0 to "
-                f"{self.image.levels - 1}, the levels of the data"
-            )
-        return images
-
-    def _shape(self) -> str:
-        return " ".join(map(str, self.image.shape))

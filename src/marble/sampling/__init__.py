@@ -10,7 +10,7 @@ from marble.sampling.heun import Euler, Heun
 from marble.sampling.ode import ODE
 from marble.sampling.pndm import PNDM
 from marble.sampling.predictor_corrector import PredictorCorrector
-from marble.sampling.sampler import Frames, Sampler, Step, image_keys, noise_like, sample
+from marble.sampling.sampler import Frames, Sampler, Step, fold_keys, image_keys, noise_like, sample
 from marble.sampling.unipc import UniPC
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "dpm_solver_2m",
     "dpm_solver_3m",
     "dpm_solver_sde",
+    "fold_keys",
     "guidance",
     "image_keys",
     "karras_sigmas",

@@ -14,6 +14,15 @@ from marble.sampling.sampler import Sampler, Step, fold_keys, noise_like
 from marble.typing import Array, DenoiseFn, Level, coefficient_like
 
 
+class Memory(NamedTuple):
+    """What the wrappers remember."""
+
+    is_first: Array
+    """Whether the step that comes is the first."""
+    inner: object
+    """What the sampler remembers."""
+
+
 class FromImage(NamedTuple):
     """The sampler, begun at start.alpha x_0 + start.sigma noise, noise being what the loop begins with.
 
@@ -24,22 +33,13 @@ class FromImage(NamedTuple):
     x_0: Array
     start: Level
 
-    def init(self, x: Array, num_steps: int | Array) -> tuple[Array, object]:
-        return jnp.ones((), bool), self.sampler.init(self._noised(x), num_steps)
+    def init(self, x: Array, num_steps: int | Array) -> Memory:
+        return Memory(jnp.ones((), bool), self.sampler.init(self._noised(x), num_steps))
 
-    def step(
-        self,
-        denoise_fn: DenoiseFn,
-        level_t: Level,
-        level_s: Level,
-        x: Array,
-        carry: tuple[Array, object],
-        keys: Array,
-    ) -> Step:
-        is_first, inner = carry
-        x = jnp.where(is_first, self._noised(x), x)
-        step = self.sampler.step(denoise_fn, level_t, level_s, x, inner, keys)
-        return step._replace(carry=(jnp.zeros((), bool), step.carry))
+    def step(self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: Memory, keys: Array) -> Step:
+        x = jnp.where(carry.is_first, self._noised(x), x)
+        step = self.sampler.step(denoise_fn, level_t, level_s, x, carry.inner, keys)
+        return step._replace(carry=Memory(jnp.zeros((), bool), step.carry))
 
     def _noised(self, noise: Array) -> Array:
         # The loop has brought the noise to the size of the first level, which is not 1 on every path.
@@ -62,23 +62,14 @@ class Inpainting(NamedTuple):
     """Booleans that broadcast against x_0."""
     resamples: Array
 
-    def init(self, x: Array, num_steps: int | Array) -> tuple[Array, object]:
-        return jnp.ones((), bool), self.sampler.init(x, num_steps)
+    def init(self, x: Array, num_steps: int | Array) -> Memory:
+        return Memory(jnp.ones((), bool), self.sampler.init(x, num_steps))
 
-    def step(
-        self,
-        denoise_fn: DenoiseFn,
-        level_t: Level,
-        level_s: Level,
-        x: Array,
-        carry: tuple[Array, object],
-        keys: Array,
-    ) -> Step:
-        is_first, inner = carry
-        x = jnp.where(is_first, self._with_known(x, level_t, fold_keys(keys, 1)), x)
+    def step(self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: Memory, keys: Array) -> Step:
+        x = jnp.where(carry.is_first, self._with_known(x, level_t, fold_keys(keys, 1)), x)
 
         def once(x: Array, keys: Array) -> Step:
-            step = self.sampler.step(denoise_fn, level_t, level_s, x, inner, keys)
+            step = self.sampler.step(denoise_fn, level_t, level_s, x, carry.inner, keys)
             return step._replace(x=self._with_known(step.x, level_s, fold_keys(keys, 2)))
 
         def again(i: Array, step: Step) -> Step:
@@ -88,7 +79,7 @@ class Inpainting(NamedTuple):
         # The step to the clean level draws nothing: repeated, it would pull every hole to its mean.
         repeats = jnp.where(level_s.sigma > 0, self.resamples, 1)
         step = jax.lax.fori_loop(1, repeats, again, once(x, keys))
-        return step._replace(carry=(jnp.zeros((), bool), step.carry))
+        return step._replace(carry=Memory(jnp.zeros((), bool), step.carry))
 
     def _with_known(self, x: Array, level: Level, keys: Array) -> Array:
         """x with the known pixels from q(x_t | x_0) at that level."""

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from marble.diffusion.schedules import NoiseSchedule
 from marble.sampling.ddim import ddim_step, step_along
 from marble.sampling.sampler import Number, Step, check_between, noise_like
-from marble.typing import Array, DenoiseFn, Level, coefficient_like
+from marble.typing import Array, DenoiseFn, Level, Prediction, coefficient_like
 
 MOST_GAMMA = 2**0.5 - 1
 """No step more than doubles the variance of the noise: (1 + gamma)² <= 2."""
@@ -51,6 +51,20 @@ class Churn(NamedTuple):
         return coefficient_like(kept, x) * x + coefficient_like(added, x) * noise_like(keys, x), raised
 
 
+def _init(self: "Euler | Heun", x: Array, num_steps: int | Array) -> Array:
+    Churn(*self[1:]).check()
+    return jnp.asarray(num_steps, jnp.int32)
+
+
+def _euler_step(
+    self: "Euler | Heun", denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, num_steps: Array, keys: Array
+) -> tuple[Array, Prediction, Level]:
+    """(x_s, the prediction that leads there, the level where it was made): churn, and a step along eps."""
+    x, level = Churn(*self[1:])(self.schedule, level_t, x, keys, num_steps)
+    prediction = denoise_fn(x, level)
+    return ddim_step(prediction, level_t=level, level_s=level_s), prediction, level
+
+
 class Euler(NamedTuple):
     """One evaluation a step, order 1."""
 
@@ -60,14 +74,11 @@ class Euler(NamedTuple):
     s_max: Number = float("inf")
     s_noise: Number = 1.0
 
-    def init(self, x: Array, num_steps: int | Array) -> Array:
-        Churn(*self[1:]).check()
-        return jnp.asarray(num_steps, jnp.int32)
+    init = _init
 
     def step(self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: Array, keys: Array) -> Step:
-        x, level = Churn(*self[1:])(self.schedule, level_t, x, keys, carry)
-        prediction = denoise_fn(x, level)
-        return Step(ddim_step(prediction, level_t=level, level_s=level_s), prediction.x_0, carry)
+        x_s, prediction, _ = _euler_step(self, denoise_fn, level_t, level_s, x, carry, keys)
+        return Step(x_s, prediction.x_0, carry)
 
 
 class Heun(NamedTuple):
@@ -79,14 +90,10 @@ class Heun(NamedTuple):
     s_max: Number = float("inf")
     s_noise: Number = 1.0
 
-    def init(self, x: Array, num_steps: int | Array) -> Array:
-        Churn(*self[1:]).check()
-        return jnp.asarray(num_steps, jnp.int32)
+    init = _init
 
     def step(self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: Array, keys: Array) -> Step:
-        x, level = Churn(*self[1:])(self.schedule, level_t, x, keys, carry)
-        prediction = denoise_fn(x, level)
-        x_s = ddim_step(prediction, level_t=level, level_s=level_s)
+        x_s, prediction, level = _euler_step(self, denoise_fn, level_t, level_s, x, carry, keys)
 
         def twice() -> Array:
             mean = 0.5 * (prediction.eps + denoise_fn(x_s, level_s).eps)

@@ -107,7 +107,8 @@ class ODE(NamedTuple):
         error = jnp.sqrt(jnp.mean((difference / tolerated) ** 2, axis=tuple(range(1, y.ndim))))
         # An error that is no number ends the image's way: it can't be made smaller.
         taken = active & ((error <= 1) | ~jnp.isfinite(error) | (size <= SMALLEST_STEP))
-        fitting = size * jnp.clip(0.9 * jnp.maximum(error, 1e-10) ** -0.2, 0.2, 5.0)
+        # At most twice as large a step: the estimate of an error can be small by chance.
+        fitting = _rounded(size * jnp.clip(0.9 * jnp.maximum(error, 1e-10) ** -0.2, 0.2, 2.0))
         was_cut = taken & (size < state.pace.step)
         step = jnp.where(active, jnp.where(was_cut, jnp.maximum(fitting, state.pace.step), fitting), state.pace.step)
         phi = jnp.where(taken, jnp.where(size < state.pace.step, end, state.phi - size), state.phi)
@@ -118,6 +119,16 @@ class ODE(NamedTuple):
             jnp.where(of_image, slopes[-1], state.slope),
             Pace(step, state.pace.evaluations + active * (len(STAGES) - 1)),
         )
+
+
+def _rounded(step: Array) -> Array:
+    """The largest of the numbers 2^k and 1.5 2^k that is at most the step.
+
+    What rounds differently in another batch would else move each step a little, and the next one more: an image's error
+    would be another, within the tolerance, in each.
+    """
+    mantissa, exponent = jnp.frexp(step)
+    return jnp.ldexp(jnp.where(mantissa < 0.75, 0.5, 0.75).astype(step.dtype), exponent)
 
 
 class _State(NamedTuple):

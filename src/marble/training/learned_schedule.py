@@ -14,8 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from marble.diffusion import Gaussian, PredictionType, denoising_loss, discretised_gaussian_log_prob, gaussian_kl
+from marble.diffusion import PredictionType, denoising_loss, discretised_gaussian_log_prob
 from marble.diffusion.continuous import ContinuousSchedule, from_curve
+from marble.diffusion.likelihood import mean_of_image, prior_kl_at
 from marble.diffusion.prediction import network_output
 from marble.sampling import noise_like
 from marble.training.draws import DrawOfT, TimestepSampling, dropped_labels, example_keys
@@ -67,10 +68,9 @@ def variational_loss_fn(
         curve_fn = lambda p, t: curve.apply({"params": p}, t)  # noqa: E731
         diffusion = variational_estimate(diffusion_losses, curve_fn, params, t)
         schedule = schedule_of(curve, params)
-        fixed = prior_loss(schedule, x_0) + reconstruction_loss(
-            schedule, x_0, noise_like(example_keys(clean_key, batch), x_0), levels
-        )
-        losses = diffusion + fixed
+        prior = prior_kl_at(schedule.level(jnp.ones(())), x_0) / x_0[0].size
+        clean_noise = noise_like(example_keys(clean_key, batch), x_0)
+        losses = diffusion + prior + reconstruction_loss(schedule, x_0, clean_noise, levels)
         return losses.mean(), draw.metrics(batch, t, ones, losses, None)
 
     return loss_fn
@@ -101,18 +101,11 @@ def variational_estimate(diffusion_losses: Any, curve_fn: Any, params: Any, t: A
     )
 
 
-def prior_loss(schedule: ContinuousSchedule, x_0: Array) -> Array:
-    """KL(q(z_1 | x_0) || N(0, I)) of each image [b], in nats a dimension."""
-    level = schedule.level(jnp.ones(())).like(x_0)
-    last = Gaussian(level.alpha * x_0, level.sigma**2)
-    return _mean(gaussian_kl(last, Gaussian(jnp.zeros_like(x_0), jnp.ones_like(level.sigma))))
-
-
 def reconstruction_loss(schedule: ContinuousSchedule, x_0: Array, noise: Array, levels: int) -> Array:
     """-log p(x_0 | z_0) of each image [b], in nats a dimension: p is N(z_0 / alpha, (sigma / alpha)²) in bins."""
     level: Level = schedule.level(jnp.zeros(())).like(x_0)
     ratio = level.sigma / level.alpha
-    return -_mean(discretised_gaussian_log_prob(x_0, x_0 + ratio * noise, ratio**2, levels))
+    return -mean_of_image(discretised_gaussian_log_prob(x_0, x_0 + ratio * noise, ratio**2, levels))
 
 
 def _log_snr_and_slope(curve_fn: Any, params: Any, t: Array) -> tuple[Array, Array]:
@@ -127,7 +120,3 @@ def _moving(x: Any) -> Any:
 def _along(gradient: Any, x: Any) -> Array:
     """0, with that gradient with respect to x."""
     return sum(jnp.vdot(g, m) for g, m in zip(jax.tree.leaves(gradient), jax.tree.leaves(_moving(x)), strict=True))
-
-
-def _mean(x: Array) -> Array:
-    return x.mean(axis=tuple(range(1, x.ndim)))

@@ -11,7 +11,16 @@ import jax
 import jax.numpy as jnp
 
 from marble.data.preprocess import flip, to_float
-from marble.diffusion import NoiseSchedule, PredictionType, denoising_loss, q_sample, variance_loss, weighting
+from marble.diffusion import (
+    NoiseSchedule,
+    PredictionType,
+    denoising_loss,
+    hybrid_share,
+    mean_held,
+    q_sample,
+    vlb_term,
+    weighting,
+)
 from marble.diffusion.prediction import network_output, predict, split_output
 from marble.diffusion.process import VarianceType
 from marble.diffusion.timesteps import LossHistory
@@ -49,7 +58,7 @@ def diffusion_loss_fn(
 
     A model with classes is given the labels, each replaced by the null class with probability label_dropout. With
     self_conditioning, half of the images come with the model's own estimate of x_0 (Chen et al. 2022). A learned
-    variance_type, for outputs of twice the image's channels, adds ``variance_loss``, for which levels are the data's.
+    variance_type, for outputs of twice the image's channels, adds ``vlb_term``, for which levels are the data's.
     batch_size is the global one, which draws of t other than the uniform need. The metrics are those of ``DrawOfT``.
     """
     draw = DrawOfT(timestep_sampling, schedule.num_train_timesteps, batch_size)
@@ -74,10 +83,9 @@ def diffusion_loss_fn(
         output, variance = split_output(network_output(apply, x_t, level, context, kind=prediction_type), x_t)
         losses = denoising_loss(output, prediction_type, x_0=x_0, noise=noise, weight=weighting(schedule, t), **reading)
         if variance_type not in FIXED:
-            prediction = predict(output, prediction_type, x_t=x_t, **reading)._replace(variance=variance)
-            losses += variance_loss(
-                schedule, prediction, x_0=x_0, x_t=x_t, t=t, variance_type=variance_type, levels=levels
-            )
+            prediction = mean_held(predict(output, prediction_type, x_t=x_t, **reading)._replace(variance=variance))
+            term = vlb_term(schedule, prediction, x_0=x_0, x_t=x_t, t=t, variance_type=variance_type, levels=levels)
+            losses += hybrid_share(schedule) * term
         return (importance * losses).mean(), draw.metrics(batch, t, importance, losses, history)
 
     return loss_fn
