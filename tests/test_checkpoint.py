@@ -101,6 +101,28 @@ def test_every_byte_of_the_arrays_is_covered(workdir):
         path.write_bytes(content)
 
 
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "denied"), ValueError("PERMISSION_DENIED: Error opening"), OSError(5, "i/o")]
+)
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(workdir, monkeypatch, error):
+    def restore(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoint.ocp.Checkpointer, "restore", restore)
+    with pytest.raises(RunError, match="can't be read now .*(denied|DENIED|i/o)") as raised:
+        checkpoint.restore_newest(str(workdir), TARGET)
+    assert not isinstance(raised.value, checkpoint.DamagedCheckpointError)
+
+
+def test_a_lack_of_memory_is_no_damage(workdir, monkeypatch):
+    def restore(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoint.ocp.Checkpointer, "restore", restore)
+    with pytest.raises(MemoryError):
+        checkpoint.restore_newest(str(workdir), TARGET)
+
+
 def test_damage_outside_of_what_is_read_does_not_matter(workdir):
     """A changed leaf of the optimiser's state does not stop sampling, which reads the average alone."""
     other = state_at(4, seed=1)

@@ -27,8 +27,14 @@ logger = logging.getLogger(__name__)
 STATE, CHECKSUMS = "state", "checksums"
 
 
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
+"""What orbax, tensorstore and the parser of JSON raise for files that are cut, changed, gone or not to be had."""
+NOT_ITS_FAULT = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED")
+"""The first word of tensorstore's errors (ValueErrors all) that say nothing about the file."""
+
+
 class DamagedCheckpointError(RunError):
-    """A checkpoint that can't be read, or whose content is not what was saved."""
+    """A checkpoint whose content is not what was saved."""
 
 
 class CheckpointWriter:
@@ -133,12 +139,12 @@ def _read_checksums(path: epath.Path) -> dict[str, list] | None:
         return None
     try:
         sealed = json.loads((path / CHECKSUMS / "metadata").read_text())
-        if sealed == _sealed(sealed["leaves"]):
-            return sealed["leaves"]
-        reason = "its checksums are not what was saved"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = _first_line(error)
-    raise DamagedCheckpointError(f"the checkpoint {path} is damaged: {reason}")
+        is_whole = sealed == _sealed(sealed["leaves"])
+    except UNREADABLE as error:
+        raise _fault(path, error) from error
+    if not is_whole:
+        raise DamagedCheckpointError(f"the checkpoint {path} is damaged: its checksums are not what was saved")
+    return sealed["leaves"]
 
 
 def _read_state(path: epath.Path, target: Any) -> Any:
@@ -148,8 +154,16 @@ def _read_state(path: epath.Path, target: Any) -> Any:
     try:
         with _quiet_failure(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             return reader.restore(path / STATE, args=args)
-    except Exception as error:  # a damaged file can surface as anything: a parser's, tensorstore's or orbax's error
-        raise DamagedCheckpointError(f"the checkpoint {path} can't be read: {_first_line(error)}") from error
+    except UNREADABLE as error:
+        raise _fault(path, error) from error
+
+
+def _fault(path: epath.Path, error: Exception) -> RunError:
+    """What to raise: the checkpoint is damaged, or it can't be read for a reason that is not its own."""
+    is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+    if str(error).startswith(NOT_ITS_FAULT) or (isinstance(error, OSError) and not is_gone):
+        return RunError(f"the checkpoint {path} can't be read now ({_first_line(error)}): mend that, and run it again")
+    return DamagedCheckpointError(f"the checkpoint {path} is damaged: {_first_line(error)}")
 
 
 def _check_same_model(path: epath.Path, saved: Mapping[str, list], wanted: Mapping[str, list]) -> None:
@@ -191,11 +205,12 @@ def _quiet_failure() -> Iterator[None]:
     asyncio_logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
     disabled = asyncio_logger.disabled
     sys.unraisablehook, asyncio_logger.disabled = lambda _: None, True
+    failed = True
     try:
         yield
-    except Exception:
-        time.sleep(0.2)
-        gc.collect()  # an abandoned read complains when it is collected
-        raise
+        failed = False
     finally:
+        if failed:
+            time.sleep(0.2)
+            gc.collect()  # an abandoned read complains when it is collected
         sys.unraisablehook, asyncio_logger.disabled = hook, disabled
