@@ -26,7 +26,8 @@ from marble.pipelines.pictures import save_png
 NUM = 8
 """Images a row."""
 STRENGTHS = (0.2, 0.4, 0.6, 0.8)
-SHARES = (0.05, 0.1, 0.2, 0.4, 0.7)
+SHARES = (0.05, 0.15, 0.25, 0.35, 0.7)
+"""Of the compressed file."""
 
 
 def progressive(pipe: DiffusionPipeline, steps: int) -> np.ndarray:
@@ -56,12 +57,12 @@ def inpainted(pipe: DiffusionPipeline, images: np.ndarray, steps: int) -> np.nda
 
 
 def compressed(pipe: DiffusionPipeline, pixels: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """What rising shares of the compressed file of eight images decode to, a row each, and the images."""
+    """What rising shares of the compressed file of these images decode to, a row each of the first, and the images."""
     compressor = LosslessCompressor(pipe)
     data = compressor.compress(pixels, compressor.allocate(training)).data
     rows = [compressor.decompress(data[: round(share * len(data))], prefix=True)[0] for share in SHARES]
-    rows = [np.asarray(to_uint8(row, pipe.image.levels)) for row in rows]
-    return np.concatenate([*rows, stretched(compressor.decompress(data)[0], pipe.image.levels)])
+    rows = [np.asarray(to_uint8(row[:NUM], pipe.image.levels)) for row in rows]
+    return np.concatenate([*rows, stretched(compressor.decompress(data)[0][:NUM], pipe.image.levels)])
 
 
 def plot_rate_distortion(workdir: Path, out: Path) -> None:
@@ -87,15 +88,17 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     pipe, source = marble.load(str(arguments.workdir)), open_source("digits")
-    first = lambda split, num: np.stack([source.read(split)[i]["image"] for i in range(num)])  # noqa: E731
-    pixels = first("test", NUM)
-    images = stretched(pixels, source.levels)
+    training, pixels = (
+        np.stack([examples[i]["image"] for i in range(len(examples))])
+        for examples in map(source.read, ("train", "test"))
+    )
+    images = stretched(pixels[:NUM], source.levels)
     pictures = {
         "progressive": progressive(pipe, arguments.steps),
         "edit": edited(pipe, images, arguments.steps),
         "interpolate": interpolated(pipe, images, arguments.steps),
         "inpaint": inpainted(pipe, images, arguments.steps),
-        "compressed": compressed(pipe, pixels, first("train", 512)),
+        "compressed": compressed(pipe, pixels, training[:512]),
     }
     for name, rows in pictures.items():
         save_png(arguments.out / f"digits_{name}.png", rows, columns=NUM)

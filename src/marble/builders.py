@@ -203,6 +203,7 @@ def _build_diffusion(parts: dict[str, Any], chosen: Mapping[str, Any], arguments
         sampler=with_schedule(chosen["sampling"]["sampler"], schedule, **arguments["sampling"][0]),
         sampling=SamplingConfig(**arguments["sampling"][1]),
     )
+    experiment.sampling.guidance().check(has_origin=training.label_dropout > 0)
     check_words(
         words,
         schedule,

@@ -140,7 +140,7 @@ SAMPLE = ["sample", "--workdir", "TRAINED", "--out", "OUT"]
         ([*SAMPLE, "--seed", "-1"], "seed=-1"),
         ([*SAMPLE, "--mask", "FILE"], "--mask is for --init_image"),
         ([*SAMPLE, "--strength", "0.5"], "--strength is for --init_image"),
-        ([*SAMPLE, "--interpolate", "FILE"], "must be two PNG: A,B"),
+        ([*SAMPLE, "--interpolate", "FILE"], "must be two PNG: A B"),
         ([*SAMPLE, "--init_image", "/nowhere.png"], "there is no file or folder /nowhere.png"),
         ([*SAMPLE, "--init_image", "FILE"], "is not an npz with the images as arr_0"),
         ([*SAMPLE, "--init_image", "PICTURE", "--strength", "1.5"], "strength=1.5 must be between 0"),

@@ -229,7 +229,7 @@ def test_impossible_guidance_is_refused(conditional, options, message):
 
 
 def test_guidance_needs_a_conditional_model(pipe):
-    with pytest.raises(InputError, match="guidance_scale=2.0 needs a model that was trained with and without labels"):
+    with pytest.raises(InputError, match="guidance_scale=2 needs a model that was trained with and without labels"):
         pipe.sample(2, guidance_scale=2.0)
 
 

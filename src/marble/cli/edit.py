@@ -17,7 +17,17 @@ def define(values: flags.FlagValues) -> None:
         "strength", None, "How much noise they get, 0 to 1, where nothing is left (default 0.5).", **text
     )
     flags.DEFINE_string("mask", None, "PNG that is white where --init_image is to be drawn anew.", **text)
-    flags.DEFINE_list("interpolate", None, "A,B: two PNG, to make --num images between them.", **text)
+    flags.DEFINE_integer("resamples", None, "How often each step of --mask is made (default 10).", **text)
+    flags.DEFINE_list("interpolate", None, "A B: two PNG, to make --num images between them.", **text)
+
+
+def joined(argv: list[str]) -> list[str]:
+    """The words with the two after --interpolate as its one value, A,B, which is how absl knows lists."""
+    if "--interpolate" not in argv:
+        return argv
+    at = argv.index("--interpolate")
+    ends = [word for word in argv[at + 1 : at + 3] if not word.startswith("--")]
+    return [*argv[:at], f"--interpolate={','.join(ends)}", *argv[at + 1 + len(ends) :]]
 
 
 def check(values: flags.FlagValues) -> bool:
@@ -27,11 +37,13 @@ def check(values: flags.FlagValues) -> bool:
     if values.interpolate is not None and values.init_image is not None:
         raise InputError("--interpolate and --init_image are two ways to make images: give one of them")
     if values.interpolate is not None and len(values.interpolate) != 2:
-        raise InputError(f"--interpolate={','.join(values.interpolate)} must be two PNG: A,B")
+        raise InputError(f"--interpolate {' '.join(values.interpolate)} must be two PNG: A B")
     edits = values.init_image is not None or values.interpolate is not None
     if values.strength is not None and (not edits or values.mask is not None):
         raise InputError("--strength is for --init_image without --mask, and for --interpolate: leave it out")
-    for name in ("gif", "batch_size", "guidance_scale", "guidance_interval", "guidance_rescale", "guide", "eta"):
+    if values.resamples is not None and values.mask is None:
+        raise InputError("--resamples is for --mask: leave it out")
+    for name in ("gif", "batch_size", "guidance_interval", "guidance_rescale", "eta"):
         if edits and getattr(values, name):
             raise InputError(f"--{name} is not for images made from images: leave it out")
     return edits
@@ -44,7 +56,7 @@ def edited(pipe: Any, values: flags.FlagValues) -> np.ndarray:
 
     if not isinstance(pipe, DiffusionPipeline):
         raise InputError("images are made from images by a diffusion model: this is another")
-    options = dict(seed=values.seed, steps=values.steps)
+    options = dict(seed=values.seed, steps=values.steps, guidance_scale=values.guidance_scale)
     strength = 0.5 if values.strength is None else values.strength
     if values.interpolate is not None:
         ends = [read_images(Path(path), pipe.image.shape)[0] for path in values.interpolate]
@@ -57,4 +69,5 @@ def edited(pipe: Any, values: flags.FlagValues) -> np.ndarray:
     if values.mask is None:
         return editing.edit(pipe, images, strength, **options)
     mask = read_images(Path(values.mask), (*pipe.image.shape[:2], 1))[0, ..., 0]
-    return editing.inpaint(pipe, images, mask, **options)
+    resamples = 10 if values.resamples is None else values.resamples
+    return editing.inpaint(pipe, images, mask, resamples=resamples, **options)

@@ -6,7 +6,7 @@ Writes OUT/samples.png (a grid), OUT/samples.npz (arr_0, uint8 [num h w c]) and,
 reverse process from noise to image. Image i depends on the seed and i alone: --first 64 goes on where 64 images ended.
 
 Images from images: with --init_image F [--strength S] variations of it; with --mask M too, those of its pixels drawn
-anew that are white in M; with --interpolate A,B the images between two.
+anew that are white in M; with --interpolate A B the images between two.
 """
 
 import logging
@@ -48,7 +48,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(argv: list[str]) -> int:
     """Samples, and returns the exit status."""
-    values = parse("sample", __doc__, argv, define)
+    values = parse("sample", __doc__, edit.joined(argv), define)
     require(values, "workdir")
     edits = edit.check(values)
     written = ["samples.png", "samples.npz", *(["trajectory.gif"] if values.gif else [])]

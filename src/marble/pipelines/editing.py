@@ -2,7 +2,7 @@
 
 Images go in as uint8 0..255 or float32 in [-1, 1], [n h w c], and come out as ``DiffusionPipeline.sample`` gives them.
 Image i depends on its input and (seed, i) alone. Strength, steps, seed and resamples are arrays to the compiled
-programs, one for each function below and pipeline.
+programs, one for each function below and pipeline. guidance_scale is as in ``DiffusionPipeline.sample``.
 """
 
 import functools
@@ -17,6 +17,7 @@ from marble.data.preprocess import to_uint8
 from marble.errors import InputError
 from marble.parallel import compiler_options, data_mesh, put_batch
 from marble.pipelines.rows import batches, fitting_batch_size
+from marble.pipelines.settings import Guidance
 from marble.pipelines.unconditional import DiffusionPipeline
 from marble.sampling import image_keys, sample
 from marble.sampling.editing import FromImage, Inpainting
@@ -35,6 +36,7 @@ def edit(
     first: int = 0,
     steps: int | None = None,
     labels: int | Sequence[int] | None = None,
+    guidance_scale: float | None = None,
     as_float: bool = False,
 ) -> np.ndarray:
     """The images noised, and denoised again (Meng et al. 2022, SDEdit): [n h w c].
@@ -45,7 +47,8 @@ def edit(
     """
     x_0 = _checked(pipe, images)
     rows = {"image": x_0, **pipe.rows(len(x_0), seed=seed, first=first, labels=labels)}
-    return _finished(pipe, _from_images(pipe, rows, strength, seed, steps), as_float)
+    guided = pipe.guidance(labels, guidance_scale)
+    return _finished(pipe, _from_images(pipe, rows, strength, seed, steps, guided), as_float)
 
 
 def interpolate(
@@ -58,6 +61,7 @@ def interpolate(
     seed: int = 0,
     steps: int | None = None,
     label: int | None = None,
+    guidance_scale: float | None = None,
     as_float: bool = False,
 ) -> np.ndarray:
     """num images [num h w c] from image_a to image_b [h w c], mixed at the level of strength (Ho et al. 2020, fig. 8).
@@ -71,7 +75,8 @@ def interpolate(
     share = np.linspace(0, 1, num, dtype=np.float32)[:, None, None, None]
     of_one = pipe.rows(1, seed=seed, first=0, labels=label)
     rows = {"image": (1 - share) * ends[:1] + share * ends[1:], **{k: v.repeat(num) for k, v in of_one.items()}}
-    return _finished(pipe, _from_images(pipe, rows, strength, seed, steps), as_float)
+    guided = pipe.guidance(label, guidance_scale)
+    return _finished(pipe, _from_images(pipe, rows, strength, seed, steps, guided), as_float)
 
 
 def inpaint(
@@ -84,6 +89,7 @@ def inpaint(
     steps: int | None = None,
     resamples: int = 10,
     labels: int | Sequence[int] | None = None,
+    guidance_scale: float | None = None,
     as_float: bool = False,
 ) -> np.ndarray:
     """The images [n h w c] with the pixels that mask names drawn anew, to fit the others, which stay as they are.
@@ -96,15 +102,23 @@ def inpaint(
         raise InputError(f"resamples={resamples} must be at least 1")
     rows = {"image": x_0, "is_known": _known(mask, x_0), **pipe.rows(len(x_0), seed=seed, first=first, labels=labels)}
     grid, count, _ = _grid(pipe, 1.0, steps)
-    drawn = _over_batches(pipe, _inpainted, rows, np.uint32(seed), grid, count, np.int32(resamples))
+    guided = pipe.guidance(labels, guidance_scale)
+    drawn = _over_batches(pipe, _inpainted, rows, np.uint32(seed), grid, count, guided, np.int32(resamples))
     return _finished(pipe, np.where(rows["is_known"], x_0, drawn), as_float)
 
 
 def _from_images(
-    pipe: DiffusionPipeline, rows: dict[str, np.ndarray], strength: float, seed: int, steps: int | None
+    pipe: DiffusionPipeline,
+    rows: dict[str, np.ndarray],
+    strength: float,
+    seed: int,
+    steps: int | None,
+    guided: Guidance,
 ) -> np.ndarray:
     grid, count, start = _grid(pipe, strength, steps)
-    return rows["image"] if count == 0 else _over_batches(pipe, _edited, rows, np.uint32(seed), grid, count, start)
+    if count == 0:
+        return rows["image"]
+    return _over_batches(pipe, _edited, rows, np.uint32(seed), grid, count, guided, start)
 
 
 def _grid(pipe: DiffusionPipeline, strength: float, steps: int | None) -> tuple[Level, np.int32, Level]:
@@ -132,9 +146,11 @@ def _inpainted(pipe: DiffusionPipeline, batch: Any, resamples: Array) -> Inpaint
 def _program(pipe: DiffusionPipeline, sampler_of: Callable[..., Any]) -> Callable[..., Array]:
     """The compiled program of one kind of editing."""
 
-    def run(params: Any, batch: Any, seed: Array, grid: Level, num_steps: Array, argument: Any) -> Array:
+    def run(
+        params: Any, batch: Any, seed: Array, grid: Level, num_steps: Array, guided: Guidance, argument: Any
+    ) -> Array:
         return sample(
-            pipe.clipped_denoise_fn(params),
+            pipe.guided_fn(*params, guided),
             sampler_of(pipe, batch, argument),
             grid,
             image_keys(seed, batch["index"]),
@@ -155,7 +171,7 @@ def _over_batches(
     program = _program(pipe, sampler_of)
     size = fitting_batch_size(pipe.config.batch_size, mesh)
     results = [
-        jax.device_get(program(pipe.params, put_batch(mesh, batch), *arguments)) for batch in batches(rows, size)
+        jax.device_get(program(pipe.all_params(), put_batch(mesh, batch), *arguments)) for batch in batches(rows, size)
     ]
     return np.concatenate(results)[:count]
 

@@ -78,3 +78,14 @@ class Guidance(NamedTuple):
     low: Array
     high: Array
     rescale: Array
+
+    def check(self, *, has_origin: bool) -> None:
+        """InputError where something is to be guided and there is nothing to go away from, no null class or guide."""
+        plain = {"scale": (self.scale, 1), "interval": ((self.low, self.high), guidance.NO_INTERVAL)}
+        for name, (value, unguided) in {**plain, "rescale": (self.rescale, 0)}.items():
+            if value != unguided and not has_origin:
+                shown = ",".join(f"{number:g}" for number in np.atleast_1d(value))
+                raise InputError(
+                    f"guidance_{name}={shown} needs a model that was trained with and without labels "
+                    "(training.label_dropout), or a guide"
+                )

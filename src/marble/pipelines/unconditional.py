@@ -63,6 +63,7 @@ class DiffusionPipeline:
         )
         self._denoise = jax.jit(self._predict)
         self._check_guide()
+        self.guidance()
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -125,12 +126,11 @@ class DiffusionPipeline:
         size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self._mesh)
         num_steps = self.num_steps(steps)
         rows = self.rows(num, seed=seed, first=first, labels=labels)
-        strength = self._guidance(labels, guidance_scale, guidance_interval, guidance_rescale)
+        strength = self.guidance(labels, guidance_scale, guidance_interval, guidance_rescale)
         settings = self._settings(eta)
         options = dict(num_frames=min(num_frames, num_steps), ticking=progress)
-        own = self.params if params is None else params
-        grid = self.grid(num_steps, own)
-        params = (own, self._guide and self._guide.params)
+        params = self.all_params(params)
+        grid = self.grid(num_steps, params[0])
         calls = -(-num // size)
         results = []
         with tqdm(total=calls * num_steps, unit="step", disable=None if progress else True) as self._bar:
@@ -159,6 +159,10 @@ class DiffusionPipeline:
         )
         return result if num_frames else (result, None)
 
+    def all_params(self, params: Any = None) -> tuple[Any, Any]:
+        """The parameters that ``guided_fn`` takes first: the model's, or those in place of them, and the guide's."""
+        return self.params if params is None else params, self._guide and self._guide.params
+
     def guided_fn(self, params: Any, guide_params: Any, strength: Guidance) -> DenoiseFn:
         """The model's predictions, guided where it can be, and within the range of images."""
         plain = denoise_fn = self.denoise_fn(params)
@@ -169,7 +173,8 @@ class DiffusionPipeline:
             null = {"label": jnp.full(1, self.model.num_classes, jnp.int32)}
             denoise_fn = guidance.classifier_free(plain, strength.scale, null_context=null, interval=interval)
         if denoise_fn is not plain:
-            denoise_fn = guidance.rescaled(plain, denoise_fn, strength.rescale)
+            kind = "x_0" if self._prediction_type == "posterior_mean" else self._prediction_type
+            denoise_fn = guidance.rescaled(plain, denoise_fn, strength.rescale, prediction_type=kind)
         return self._clipped(denoise_fn)
 
     def _clipped(self, denoise_fn: DenoiseFn) -> DenoiseFn:
@@ -229,17 +234,20 @@ class DiffusionPipeline:
         if not np.allclose(self.schedule.level(ends).sigma, self._guide.schedule.level(ends).sigma):
             raise InputError("the guide was trained with another noise schedule than the model")
 
-    def _guidance(self, labels: Any, scale: Any, interval: Any, rescale: Any) -> Guidance:
-        strength = self.config.guidance(scale, interval, rescale)
-        if self._guide is None and scale not in (None, 1):
-            if not self._has_null_class:
-                raise InputError(
-                    f"guidance_scale={scale} needs a model that was trained with and without labels "
-                    f"(training.label_dropout), or a guide"
-                )
-            if labels is None:
-                raise InputError(f"guidance_scale={scale} needs a label to go towards")
-        return strength
+    def guidance(
+        self,
+        labels: Any = None,
+        scale: float | None = None,
+        interval: Sequence[float] | None = None,
+        rescale: float | None = None,
+    ) -> Guidance:
+        """The numbers of guidance, the config's where None is given; InputError where they can't be followed."""
+        numbers = self.config.guidance(scale, interval, rescale)
+        numbers.check(has_origin=self._guide is not None or self._has_null_class)
+        # The config's scale is for images with a label: without, both predictions are those of the null class.
+        if self._guide is None and scale not in (None, 1) and labels is None:
+            raise InputError(f"guidance_scale={scale} needs a label to go towards")
+        return numbers
 
     def rows(
         self, num: int, *, seed: int, first: int = 0, labels: int | Sequence[int] | None = None

@@ -13,14 +13,8 @@ from marble.diffusion.process import fresh_noise_share
 from marble.sampling.sampler import Sampler, Step, fold_keys, noise_like
 from marble.typing import Array, DenoiseFn, Level, coefficient_like
 
-
-class Memory(NamedTuple):
-    """What the wrappers remember."""
-
-    is_first: Array
-    """Whether the step that comes is the first."""
-    inner: object
-    """What the sampler remembers."""
+OWN = 2**31
+"""Folded into the keys for what is drawn here: the sampler within may fold small numbers into them."""
 
 
 class FromImage(NamedTuple):
@@ -33,13 +27,14 @@ class FromImage(NamedTuple):
     x_0: Array
     start: Level
 
-    def init(self, x: Array, num_steps: int | Array) -> Memory:
-        return Memory(jnp.ones((), bool), self.sampler.init(self._noised(x), num_steps))
+    def init(self, x: Array, num_steps: int | Array) -> tuple[Array, object]:
+        return jnp.ones((), bool), self.sampler.init(self._noised(x), num_steps)
 
-    def step(self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: Memory, keys: Array) -> Step:
-        x = jnp.where(carry.is_first, self._noised(x), x)
-        step = self.sampler.step(denoise_fn, level_t, level_s, x, carry.inner, keys)
-        return step._replace(carry=Memory(jnp.zeros((), bool), step.carry))
+    def step(self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: tuple, keys: Array) -> Step:
+        is_first, inner = carry
+        x = jnp.where(is_first, self._noised(x), x)
+        step = self.sampler.step(denoise_fn, level_t, level_s, x, inner, keys)
+        return step._replace(carry=(jnp.zeros((), bool), step.carry))
 
     def _noised(self, noise: Array) -> Array:
         # The loop has brought the noise to the size of the first level, which is not 1 on every path.
@@ -54,6 +49,8 @@ class Inpainting(NamedTuple):
     Known and unknown pixels are drawn apart and need not fit. So each step but the last is made ``resamples`` times:
     x_s goes back to level t by fresh noise and down again, which draws both towards their joint distribution (Lugmayr
     et al. 2022, section 4.2; one forward step a jump). 1 is the replacement alone, and calls the network least often.
+
+    What a multistep sampler remembers is of a way that x has then left, so every step is its first one, of order 1.
     """
 
     sampler: Sampler
@@ -62,24 +59,26 @@ class Inpainting(NamedTuple):
     """Booleans that broadcast against x_0."""
     resamples: Array
 
-    def init(self, x: Array, num_steps: int | Array) -> Memory:
-        return Memory(jnp.ones((), bool), self.sampler.init(x, num_steps))
+    def init(self, x: Array, num_steps: int | Array) -> tuple[Array, Array]:
+        return jnp.ones((), bool), jnp.asarray(num_steps, jnp.int32)
 
-    def step(self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: Memory, keys: Array) -> Step:
-        x = jnp.where(carry.is_first, self._with_known(x, level_t, fold_keys(keys, 1)), x)
+    def step(self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: tuple, keys: Array) -> Step:
+        is_first, num_steps = carry
+        x = jnp.where(is_first, self._with_known(x, level_t, fold_keys(fold_keys(keys, OWN), 0)), x)
 
         def once(x: Array, keys: Array) -> Step:
-            step = self.sampler.step(denoise_fn, level_t, level_s, x, carry.inner, keys)
-            return step._replace(x=self._with_known(step.x, level_s, fold_keys(keys, 2)))
+            inner = self.sampler.init(x, num_steps)
+            step = self.sampler.step(denoise_fn, level_t, level_s, x, inner, keys)
+            return step._replace(x=self._with_known(step.x, level_s, fold_keys(fold_keys(keys, OWN), 1)))
 
         def again(i: Array, step: Step) -> Step:
-            own = fold_keys(keys, 3 + i)
-            return once(_back_to(level_t, level_s, step.x, fold_keys(own, 1)), own)
+            up, down = (fold_keys(fold_keys(keys, OWN), 2 * i + j) for j in (0, 1))  # i counts from 1
+            return once(_back_to(level_t, level_s, step.x, up), down)
 
         # The step to the clean level draws nothing: repeated, it would pull every hole to its mean.
         repeats = jnp.where(level_s.sigma > 0, self.resamples, 1)
         step = jax.lax.fori_loop(1, repeats, again, once(x, keys))
-        return step._replace(carry=Memory(jnp.zeros((), bool), step.carry))
+        return step._replace(carry=(jnp.zeros((), bool), num_steps))
 
     def _with_known(self, x: Array, level: Level, keys: Array) -> Array:
         """x with the known pixels from q(x_t | x_0) at that level."""

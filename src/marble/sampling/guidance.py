@@ -90,7 +90,7 @@ def rescaled(
     """guided_fn with the standard deviation, image by image, that denoise_fn has (Lin et al. 2024, eq. 15-16).
 
     The deviations are those of the model's own output, prediction_type; share, 0 to 1, says how much of the change is
-    made. denoise_fn is what guided_fn wraps: compiled, the two share its call.
+    made, and 0 is guided_fn to the last bit. denoise_fn is what guided_fn wraps: compiled, the two share its call.
     """
 
     def rescaled_fn(x_t: Array, level: Level, context: Context | None = None) -> Prediction:
@@ -99,7 +99,9 @@ def rescaled(
         output = read(strong, prediction_type, level=level)
         wanted = read(plain, prediction_type, level=level).std(axes, keepdims=True)
         factor = 1 + jnp.asarray(share, x_t.dtype) * (wanted / output.std(axes, keepdims=True) - 1)
-        return predict(factor * output, prediction_type, x_t=x_t, level=level)._replace(variance=strong.variance)
+        changed = predict(factor * output, prediction_type, x_t=x_t, level=level)
+        x_0, eps = (jnp.where(share == 0, a, b) for a, b in zip(strong[:2], changed[:2], strict=True))
+        return Prediction(x_0, eps, strong.variance)
 
     return rescaled_fn
 
