@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from marble import builders
+from marble.cli.train import configured
 from marble.config import bind, completed, differences, flat, load_config
 from marble.diffusion import weighting
 from marble.errors import InputError
@@ -39,7 +40,7 @@ def test_values_reach_the_signature_that_has_them():
         ({"size": "3"}, "part.size='3' is str, but must be int"),
         ({"size": True}, "part.size=True is bool, but must be int"),
         ({"size": 3.0}, "part.size=3.0 is float, but must be int"),
-        ({"size": 3, "kind": "c"}, "part.kind='c'"),
+        ({"size": 3, "kind": "c"}, "part.kind='c' is unknown; there are: a, b"),
         ({"size": 3, "mult": (1, "2")}, "part.mult="),
         ({"size": 3, "name": 4}, "part.name=4"),
         ({}, "the config has no part.size"),
@@ -156,8 +157,46 @@ def test_settings_of_a_sampler_are_checked_when_it_is_built():
 
 def test_another_sampler_takes_the_settings_that_it_has():
     sampling = {"sampler": "ancestral", "variance_type": "fixed_large", "num_steps": 7}
-    assert builders.with_sampler(sampling, "ddim") == {"sampler": "ddim", "num_steps": 7}
-    assert builders.with_sampler(sampling, "ancestral") == sampling
+    assert builders.renamed("sampling", sampling, "sampler", "ddim") == {"sampler": "ddim", "num_steps": 7}
+    assert builders.renamed("sampling", sampling, "sampler", "ancestral") == sampling
+
+
+@pytest.mark.parametrize("name", builders.SCHEDULES)
+def test_any_schedule_can_be_chosen_on_the_command_line(name):
+    words = [f"--config.diffusion.{word}" for word in (f"beta_schedule={name}", "prediction_type=v")]
+    words.append("--config.sampling.num_steps=5")
+    if name.startswith("learned"):
+        words.append("--config.diffusion.weighting=elbo")
+    config = configured("digits:smoke", words)
+    experiment = builders.build(config, builders.ImageSpec((8, 8, 1), 17))
+    experiment.check_grid()
+    assert config.diffusion.beta_schedule == name
+
+
+@pytest.mark.parametrize("name", builders.SAMPLERS)
+def test_any_sampler_can_be_chosen_on_the_command_line(name, caplog):
+    with caplog.at_level("INFO"):
+        config = configured("digits:smoke", [f"--config.sampling.sampler={name}"])
+    builders.build(config, builders.ImageSpec((8, 8, 1), 17))
+    # What the config says of the sampler before is left out, aloud.
+    assert ("has no sampling.variance_type" in caplog.text) == (name != "ancestral")
+
+
+def test_a_learned_variance_is_used_unless_the_config_says_otherwise(caplog):
+    config = minimal().to_dict()
+    learned = {**config, "diffusion": {**config["diffusion"], "variance_type": "learned_range"}, "sampling": {}}
+    assert builders.complete(learned).sampling.variance_type == "learned_range"
+    assert builders.build(learned, builders.ImageSpec((8, 8, 1), 17)).sampler.variance_type == "learned_range"
+    stated = {**learned, "sampling": {"variance_type": "fixed_small"}}
+    builders.build(stated, builders.ImageSpec((8, 8, 1), 17))
+    assert "leaves the variance that is learned unused" in caplog.text
+
+
+def test_guidance_without_labels_is_refused_when_it_is_built():
+    for key, value in (("guidance_scale", 3.0), ("guidance_interval", (0.1, 2.0)), ("guidance_rescale", 0.5)):
+        config = change(minimal(), "sampling", {key: value})
+        with pytest.raises(InputError, match=f"{key}=.* needs a model that was trained with and without labels"):
+            builders.build(config, builders.ImageSpec((8, 8, 1), 17))
 
 
 def words(changes, **sections):

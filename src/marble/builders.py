@@ -6,6 +6,7 @@ that signature is the schema.
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -36,9 +37,11 @@ from marble.sampling import (
     dpm_solver_3m,
     dpm_solver_sde,
 )
-from marble.training.diffusion_config import DiffusionConfig, check_words
+from marble.training.diffusion_config import FIXED, DiffusionConfig, check_words
 from marble.training.loop import TrainingConfig
 from marble.training.optimizer import adam, warmup_decay
+
+logger = logging.getLogger(__name__)
 
 MODELS = {"unet": UNet, "vae": VAE}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -145,7 +148,7 @@ OBJECTIVES = {UNet: Objective(diffusion_sections, NAMES), VAE: Objective(vae_sec
 
 def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The config with every key that it does not state at its default; InputError for what it states wrongly."""
-    objective = checked_sections(config)
+    config, objective = variance_followed(config), checked_sections(config)
     whole = ml_collections.ConfigDict({"seed": config["seed"]})
     for section in objective.sections:
         chosen, rest = pick(section, config[section], objective.names)
@@ -159,7 +162,7 @@ def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 def build(config: Mapping[str, Any], image: ImageSpec) -> Experiment:
     """The parts of a config for images of this kind; InputError where a name, key, type or value is wrong."""
-    objective = checked_sections(config)
+    config, objective = variance_followed(config), checked_sections(config)
     if not 0 <= config["seed"] < 2**32:
         raise InputError(f"config key seed={config['seed']} must be between 0 and {2**32 - 1}")
     chosen, arguments = {}, {}
@@ -203,6 +206,10 @@ def _build_diffusion(parts: dict[str, Any], chosen: Mapping[str, Any], arguments
         sampler=with_schedule(chosen["sampling"]["sampler"], schedule, **arguments["sampling"][0]),
         sampling=SamplingConfig(**arguments["sampling"][1]),
     )
+    if words.learns_variance and getattr(experiment.sampler, "variance_type", words.variance_type) in FIXED:
+        logger.warning(
+            "sampling.variance_type=%r leaves the variance that is learned unused", experiment.sampler.variance_type
+        )
     experiment.sampling.guidance().check(has_origin=training.label_dropout > 0)
     check_words(
         words,
@@ -241,6 +248,17 @@ def checked_sections(config: Mapping[str, Any]) -> Objective:
         )
     bind("config", config, objective.schema)
     return objective
+
+
+def variance_followed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config whose sampler, where nothing is said of its variance, uses the one that is learned."""
+    learned = config.get("diffusion", {}).get("variance_type")
+    sampling = config.get("sampling", {})
+    if learned in (None, *FIXED) or "variance_type" in sampling:
+        return config
+    if "variance_type" not in schema(pick("sampling", sampling)[0]["sampler"]):
+        return config
+    return {**config, "sampling": {**sampling, "variance_type": learned}}
 
 
 def constructors_of(section: str, chosen: Mapping[str, Any]) -> list[Callable[..., Any]]:
@@ -311,7 +329,7 @@ def load_step(
     if sampler is not None and checked_sections(config).names["sampling"] == {}:
         raise InputError(f"sampler {sampler!r} given, but the model of {workdir} draws in one step: leave it out")
     if sampler is not None:
-        config["sampling"] = with_sampler(config.get("sampling", {}), sampler)
+        config["sampling"] = renamed("sampling", config.get("sampling", {}), "sampler", sampler)
     experiment = build(config, image)
     field = "params" if raw_params else "ema_params"
     target = {field: jax.eval_shape(experiment.init_params)}
@@ -322,8 +340,11 @@ def load_step(
     return step, experiment.pipeline(state[field], guide=None if guide is None else load(guide))
 
 
-def with_sampler(sampling: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The section ``sampling`` with another sampler, without those settings that only the one before had."""
-    own = schema(look_up("sampling.sampler", SAMPLERS, name))
-    before = schema(SAMPLERS[sampling.get("sampler", next(iter(SAMPLERS)))])
-    return {**{k: v for k, v in sampling.items() if k in own or k not in before}, "sampler": name}
+def renamed(section: str, values: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
+    """A section with another name at this key of it, without what only the name before had; InputError if unknown."""
+    changed = {**values, key: name}
+    before, after = (
+        {k for constructor in constructors_of(section, pick(section, v)[0]) for k in schema(constructor)}
+        for v in (values, changed)
+    )
+    return {k: v for k, v in changed.items() if k in after or k not in before}

@@ -68,8 +68,12 @@ def bind(section: str, values: Mapping[str, Any], *constructors: Callable[..., A
         if key not in known:
             on_one_line = " ".join(repr(value).split())
             raise InputError(f"unknown config key {section}.{key}={on_one_line}{nearest(key, known)}")
-        if not _fits(value, known[key].annotation):
-            wanted = inspect.formatannotation(known[key].annotation).rpartition("typing.")[2].rpartition("abc.")[2]
+        hint = known[key].annotation
+        if typing.get_origin(hint) is typing.Literal and value not in typing.get_args(hint):
+            words = [str(word) for word in typing.get_args(hint)]
+            raise InputError(f"config key {section}.{key}={value!r} is unknown{nearest(value, words)}")
+        if not _fits(value, hint):
+            wanted = inspect.formatannotation(hint).rpartition("typing.")[2].rpartition("abc.")[2]
             raise InputError(f"config key {section}.{key}={value!r} is {type(value).__name__}, but must be {wanted}")
     for name, field in known.items():
         if field.default is field.empty and name not in values:

@@ -15,7 +15,7 @@ from marble.diffusion import NoiseSchedule, weighting
 from marble.diffusion.timesteps import LossHistory
 from marble.errors import InputError
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig, VAEPipeline, VAESamplingConfig
-from marble.sampling import Sampler, levels
+from marble.sampling import Sampler
 from marble.training.diffusion_config import DiffusionConfig
 from marble.training.learned_schedule import CURVE, schedule_of, variational_loss_fn
 from marble.training.loop import TrainingConfig
@@ -102,7 +102,7 @@ class DiffusionExperiment(Parts):
     def check_grid(self) -> None:
         """InputError unless the section ``sampling`` names a grid that the schedule has."""
         if not self.learns_schedule:
-            levels(self.schedule, self.sampling.num_steps, self.sampling.timestep_spacing)
+            self.sampling.levels(self.schedule, self.sampling.num_steps)
         elif self.sampling.num_steps is None:
             raise InputError("sampling.num_steps is missing: a learned schedule has no number of steps of its own")
 
@@ -137,6 +137,7 @@ class DiffusionExperiment(Parts):
             image=self.image,
             sampler=self.sampler,
             config=self.sampling,
+            variance_type=self.diffusion.variance_type,
             has_null_class=self.training.label_dropout > 0,
             guide=guide,
             self_conditioning=self.training.self_conditioning,

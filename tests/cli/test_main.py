@@ -145,7 +145,14 @@ SAMPLE = ["sample", "--workdir", "TRAINED", "--out", "OUT"]
         ([*SAMPLE, "--init_image", "FILE"], "is not an npz with the images as arr_0"),
         ([*SAMPLE, "--init_image", "PICTURE", "--strength", "1.5"], "strength=1.5 must be between 0"),
         ([*SAMPLE, "--init_image", "PICTURE", "--mask", "SMALL"], "is 4x4 of mode L, the model's are 8x8"),
-        ([*SAMPLE, "--guidance_scale", "2"], "guidance_scale=2.0 needs a model that was trained with and without"),
+        ([*SAMPLE, "--guidance_scale", "2"], "guidance_scale=2 needs a model that was trained with and without"),
+        ([*SAMPLE, "--guidance_interval", "0.1,5"], "guidance_interval=0.1,5 needs a model that was trained with"),
+        ([*SAMPLE, "--guidance_scale", "1e39"], "guidance_scale=1e+39 must be a number below 1e+06"),
+        ([*SAMPLE, "--init_image", "PICTURE", "--eta", "0"], "--eta is not for images made from images"),
+        ([*SAMPLE, "--init_image", "PICTURE", "--resamples", "3"], "--resamples is for --mask"),
+        ([*SAMPLE, "--init_image", "PICTURE", "--mask", "PICTURE"], "is white nowhere: there is nothing to draw"),
+        ([*SAMPLE, "--interpolate", "PICTURE", "PICTURE", "--first", "3"], "--first is not for --interpolate"),
+        ([*SAMPLE, "--interpolate", "PICTURE,"], "an image's name is empty"),
         ([*SAMPLE, "--eta", "0.5"], "the sampler Ancestral has none: use ddim"),
         ([*SAMPLE, "--sampler", "ddim", "--eta", "2"], "eta=2.0 must be between 0 and 1"),
         ([*SAMPLE, "--num", "many"], "many"),
@@ -221,7 +228,8 @@ def test_images_are_made_from_images(trained, tmp_path):
     np.testing.assert_allclose(inpainted[:, :, :4], np.broadcast_to(levels[:, :4], (3, 8, 4)))
     assert not np.array_equal(inpainted[0], inpainted[1])
     np.testing.assert_array_equal(made("--init_image", picture, "--strength", "0"), np.stack([levels] * 3))
-    np.testing.assert_array_equal(made("--interpolate", f"{picture},{picture}", "--strength", "0")[1], levels)
+    for ends in ([f"{picture},{picture}"], [picture, picture]):
+        np.testing.assert_array_equal(made("--interpolate", *ends, "--strength", "0")[1], levels)
 
 
 def test_a_folder_in_the_place_of_the_images_is_found_before_sampling(trained, tmp_path, capsys, monkeypatch):

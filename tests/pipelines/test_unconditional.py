@@ -5,16 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marble.diffusion import linear, rectified_flow
+from marble.diffusion import linear, rectified_flow, rescale_zero_terminal_snr
 from marble.errors import InputError
 from marble.models import UNet
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig
-from marble.sampling import DDIM, Ancestral
+from marble.sampling import DDIM, Ancestral, karras_sigmas
 
 IMAGE = ImageSpec(shape=(8, 8, 1), levels=17)
 
 
-def pipeline(num_classes=None, has_null_class=False, schedule=linear(20), prediction_type="eps", **config):  # noqa: B008
+def pipeline(
+    num_classes=None,
+    has_null_class=False,
+    schedule=linear(20),  # noqa: B008
+    prediction_type="eps",
+    sampler=Ancestral(),  # noqa: B008
+    **config,
+):
     model = UNet(
         out_channels=1,
         channels=8,
@@ -37,7 +44,7 @@ def pipeline(num_classes=None, has_null_class=False, schedule=linear(20), predic
         schedule=schedule,
         prediction_type=prediction_type,
         image=IMAGE,
-        sampler=Ancestral(),
+        sampler=sampler,
         config=SamplingConfig(batch_size=16, **config),
         has_null_class=has_null_class,
     )
@@ -212,13 +219,39 @@ def test_a_guide_is_gone_away_from(pipe):
     assert np.abs(guided_by(jax.tree.map(lambda x: 0.9 * x, pipe.params)) - plain).max() > 0.01
     with pytest.raises(InputError, match="guide's images and number of steps"):
         DiffusionPipeline(**{**options, "schedule": linear(30)}, guide=pipe)
+    with pytest.raises(InputError, match="a guide is a diffusion model: this one is a str"):
+        DiffusionPipeline(**options, guide="another")
+
+
+def test_guidance_where_no_image_is_left():
+    # At the first level alpha is 0: a prediction of v says all, and of eps nothing of the image.
+    schedule = rescale_zero_terminal_snr(linear(20))
+    pipe = pipeline(num_classes=3, has_null_class=True, schedule=schedule, prediction_type="v")
+    plain = pipe.sample(2, labels=1, as_float=True)
+    assert np.isfinite(plain).all()
+    strong = pipe.sample(2, labels=1, guidance_scale=4.0, guidance_rescale=0.7, as_float=True)
+    assert np.isfinite(strong).all() and np.abs(strong - plain).max() > 1e-3
+
+
+def test_the_grid_s_settings_are_the_config_s():
+    pipe = pipeline(timestep_spacing="karras", sigma_min=0.05, sigma_max=10.0, rho=5.0)
+    grid = pipe.grid(7)
+    np.testing.assert_allclose((grid.sigma / grid.alpha)[:7], karras_sigmas(7, 0.05, 10.0, 5.0), rtol=1e-4)
+    np.testing.assert_array_equal(pipeline(timestep_spacing="leading", steps_offset=1).grid(4).t[:4], [16, 11, 6, 1])
+
+
+def test_eps_can_be_derived_again_from_the_clipped_x_0():
+    def drawn(**config):
+        return pipeline(sampler=DDIM(), **config).sample(3, as_float=True)
+
+    assert np.abs(drawn() - drawn(use_clipped_model_output=True)).max() > 1e-3
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"guidance_scale": 2.0}, "needs a label"),
-        ({"guidance_scale": float("nan"), "labels": 1}, "guidance_scale=nan"),
+        ({"guidance_scale": float("nan"), "labels": 1}, "guidance_scale=nan must be a number below"),
         ({"guidance_interval": (2.0, 1.0)}, "guidance_interval=.2.0, 1.0. must be two"),
         ({"guidance_rescale": 1.5}, "guidance_rescale=1.5 must be between 0 and 1"),
     ],

@@ -44,8 +44,10 @@ def check(values: flags.FlagValues) -> bool:
     if values.resamples is not None and values.mask is None:
         raise InputError("--resamples is for --mask: leave it out")
     for name in ("gif", "batch_size", "guidance_interval", "guidance_rescale", "eta"):
-        if edits and getattr(values, name):
+        if edits and values[name].present:
             raise InputError(f"--{name} is not for images made from images: leave it out")
+    if values.interpolate is not None and values["first"].present:
+        raise InputError("--first is not for --interpolate, whose images are one way from A to B: leave it out")
     return edits
 
 
@@ -56,10 +58,10 @@ def edited(pipe: Any, values: flags.FlagValues) -> np.ndarray:
 
     if not isinstance(pipe, DiffusionPipeline):
         raise InputError("images are made from images by a diffusion model: this is another")
-    options = dict(seed=values.seed, steps=values.steps, guidance_scale=values.guidance_scale)
+    options = dict(seed=values.seed, steps=values.steps, guidance_scale=values.guidance_scale, progress=True)
     strength = 0.5 if values.strength is None else values.strength
     if values.interpolate is not None:
-        ends = [read_images(Path(path), pipe.image.shape)[0] for path in values.interpolate]
+        ends = [_read_one(path, pipe.image.shape) for path in values.interpolate]
         return editing.interpolate(pipe, *ends, num=values.num, strength=strength, label=values.label, **options)
     images = read_images(Path(values.init_image), pipe.image.shape)
     if values.num < 1:
@@ -68,6 +70,20 @@ def edited(pipe: Any, values: flags.FlagValues) -> np.ndarray:
     options |= dict(first=values.first, labels=values.label)
     if values.mask is None:
         return editing.edit(pipe, images, strength, **options)
-    mask = read_images(Path(values.mask), (*pipe.image.shape[:2], 1))[0, ..., 0]
+    mask = _read_one(values.mask, (*pipe.image.shape[:2], 1))[..., 0] >= 128
+    if not mask.any():
+        raise InputError(f"--mask {values.mask} is white nowhere: there is nothing to draw")
     resamples = 10 if values.resamples is None else values.resamples
     return editing.inpaint(pipe, images, mask, resamples=resamples, **options)
+
+
+def _read_one(path: str, shape: tuple[int, int, int]) -> np.ndarray:
+    """The image [h w c] of a file that has one; InputError for several."""
+    from marble.pipelines.image_files import read_images
+
+    if not path:
+        raise InputError("an image's name is empty: give two, A B")
+    images = read_images(Path(path), shape)
+    if len(images) > 1:
+        raise InputError(f"{path} has {len(images)} images: give one")
+    return images[0]

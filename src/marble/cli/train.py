@@ -67,13 +67,17 @@ def _train(argv: list[str], interruption: Interruption) -> int:
 
 def configured(name: str, changes: list[str]) -> ConfigDict:
     """The complete config of that name with the changes of the command line."""
-    from marble.builders import NAMES, complete
+    from marble.builders import NAMES, complete, renamed
 
     config = load_config(name)
     for word in changes:  # names first: what one stands for says which other keys its section has
         key, _, value = word.removeprefix("--config.").partition("=")
         section, _, field = key.partition(".")
         if field in NAMES.get(section, {}) and section in config:
+            changed = renamed(section, config[section], field, value)
+            dropped = [f"{section}.{key}" for key in config[section] if key not in changed]
+            if dropped:
+                logger.info("%s has no %s, which the config sets: left out", word, ", ".join(dropped))
             with config.unlocked():
-                config[section][field] = value
+                config[section] = ConfigDict(changed)
     return complete(overridden(complete(config), changes))

@@ -59,11 +59,15 @@ def snr(schedule: NoiseSchedule, t: Array) -> Array:
 
 def min_snr(schedule: NoiseSchedule, t: Array, *, gamma: float = 5.0) -> Array:
     """min(SNR, gamma) / SNR; of the error in x_0, min(SNR, gamma) (Hang et al. 2023)."""
+    if gamma <= 0:
+        raise InputError(f"gamma={gamma} of the weighting min_snr must be above 0")
     return jnp.minimum(1.0, gamma * jnp.exp(-_log_snr(schedule, t)))
 
 
 def p2(schedule: NoiseSchedule, t: Array, *, k: float = 1.0, gamma: float = 1.0) -> Array:
     """1 / (k + SNR)^gamma, on top of the eps loss's weight of 1 (Choi et al. 2022)."""
+    if k < 0:
+        raise InputError(f"k={k} of the weighting p2 must be at least 0")
     return (k + jnp.exp(_log_snr(schedule, t))) ** -gamma
 
 

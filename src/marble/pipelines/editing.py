@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from marble.data.preprocess import to_uint8
 from marble.errors import InputError
 from marble.parallel import compiler_options, data_mesh, put_batch
-from marble.pipelines.rows import batches, fitting_batch_size
+from marble.pipelines.rows import batches, fitting_batch_size, whole
 from marble.pipelines.settings import Guidance
 from marble.pipelines.unconditional import DiffusionPipeline
 from marble.sampling import image_keys, sample
@@ -38,6 +39,7 @@ def edit(
     labels: int | Sequence[int] | None = None,
     guidance_scale: float | None = None,
     as_float: bool = False,
+    progress: bool = False,
 ) -> np.ndarray:
     """The images noised, and denoised again (Meng et al. 2022, SDEdit): [n h w c].
 
@@ -48,7 +50,7 @@ def edit(
     x_0 = _checked(pipe, images)
     rows = {"image": x_0, **pipe.rows(len(x_0), seed=seed, first=first, labels=labels)}
     guided = pipe.guidance(labels, guidance_scale)
-    return _finished(pipe, _from_images(pipe, rows, strength, seed, steps, guided), as_float)
+    return _finished(pipe, _from_images(pipe, rows, strength, seed, steps, guided, progress), as_float)
 
 
 def interpolate(
@@ -63,20 +65,21 @@ def interpolate(
     label: int | None = None,
     guidance_scale: float | None = None,
     as_float: bool = False,
+    progress: bool = False,
 ) -> np.ndarray:
     """num images [num h w c] from image_a to image_b [h w c], mixed at the level of strength (Ho et al. 2020, fig. 8).
 
     (1 - share) x_t^a + share x_t^b for equally spaced shares is denoised by the same draws. Both x_t have the same
     noise, so a mixture has as much of it as its level says. More strength goes through more different images.
     """
-    if not isinstance(num, int) or num < 2:
+    if whole("num", num) < 2:
         raise InputError(f"{num} images asked for: an interpolation has at least 2, its ends")
     ends = np.concatenate([_checked(pipe, np.asarray(image)[None]) for image in (image_a, image_b)])
     share = np.linspace(0, 1, num, dtype=np.float32)[:, None, None, None]
     of_one = pipe.rows(1, seed=seed, first=0, labels=label)
     rows = {"image": (1 - share) * ends[:1] + share * ends[1:], **{k: v.repeat(num) for k, v in of_one.items()}}
     guided = pipe.guidance(label, guidance_scale)
-    return _finished(pipe, _from_images(pipe, rows, strength, seed, steps, guided), as_float)
+    return _finished(pipe, _from_images(pipe, rows, strength, seed, steps, guided, progress), as_float)
 
 
 def inpaint(
@@ -91,6 +94,7 @@ def inpaint(
     labels: int | Sequence[int] | None = None,
     guidance_scale: float | None = None,
     as_float: bool = False,
+    progress: bool = False,
 ) -> np.ndarray:
     """The images [n h w c] with the pixels that mask names drawn anew, to fit the others, which stay as they are.
 
@@ -98,12 +102,13 @@ def inpaint(
     times (Lugmayr et al. 2022, RePaint); 1 is quickest, and fits least. InputError for sizes that don't fit.
     """
     x_0 = _checked(pipe, images)
-    if resamples < 1:
+    if whole("resamples", resamples) < 1:
         raise InputError(f"resamples={resamples} must be at least 1")
     rows = {"image": x_0, "is_known": _known(mask, x_0), **pipe.rows(len(x_0), seed=seed, first=first, labels=labels)}
     grid, count, _ = _grid(pipe, 1.0, steps)
     guided = pipe.guidance(labels, guidance_scale)
-    drawn = _over_batches(pipe, _inpainted, rows, np.uint32(seed), grid, count, guided, np.int32(resamples))
+    arguments = (np.uint32(seed), grid, count, guided, np.int32(resamples))
+    drawn = _over_batches(pipe, _inpainted, rows, progress, *arguments)
     return _finished(pipe, np.where(rows["is_known"], x_0, drawn), as_float)
 
 
@@ -114,11 +119,12 @@ def _from_images(
     seed: int,
     steps: int | None,
     guided: Guidance,
+    progress: bool,
 ) -> np.ndarray:
     grid, count, start = _grid(pipe, strength, steps)
     if count == 0:
         return rows["image"]
-    return _over_batches(pipe, _edited, rows, np.uint32(seed), grid, count, guided, start)
+    return _over_batches(pipe, _edited, rows, progress, np.uint32(seed), grid, count, guided, start)
 
 
 def _grid(pipe: DiffusionPipeline, strength: float, steps: int | None) -> tuple[Level, np.int32, Level]:
@@ -126,10 +132,10 @@ def _grid(pipe: DiffusionPipeline, strength: float, steps: int | None) -> tuple[
     if not 0 <= strength <= 1:
         raise InputError(f"strength={strength} must be between 0, the image itself, and 1, pure noise")
     num_steps = pipe.num_steps(steps)
-    whole = pipe.grid(num_steps)
+    levels = pipe.grid(num_steps)
     count = round(strength * num_steps)
     skipped = num_steps - count
-    grid = jax.tree.map(lambda table: np.append(table[skipped:], np.repeat(table[-1:], skipped)), whole)
+    grid = jax.tree.map(lambda table: np.append(table[skipped:], np.repeat(table[-1:], skipped)), levels)
     start = Level(grid.t[0], *np.float32((0, 1) if strength == 1 else (grid.alpha[0], grid.sigma[0])))
     return grid, np.int32(count), start
 
@@ -164,15 +170,19 @@ def _program(pipe: DiffusionPipeline, sampler_of: Callable[..., Any]) -> Callabl
 
 
 def _over_batches(
-    pipe: DiffusionPipeline, sampler_of: Callable[..., Any], rows: dict[str, np.ndarray], *arguments: Any
+    pipe: DiffusionPipeline,
+    sampler_of: Callable[..., Any],
+    rows: dict[str, np.ndarray],
+    progress: bool,
+    *arguments: Any,
 ) -> np.ndarray:
     """The program over all rows, in batches of the pipeline's size."""
     mesh, count = data_mesh(), len(rows["image"])
     program = _program(pipe, sampler_of)
     size = fitting_batch_size(pipe.config.batch_size, mesh)
-    results = [
-        jax.device_get(program(pipe.all_params(), put_batch(mesh, batch), *arguments)) for batch in batches(rows, size)
-    ]
+    results = []
+    for batch in tqdm(batches(rows, size), total=-(-count // size), unit="batch", disable=None if progress else True):
+        results.append(jax.device_get(program(pipe.all_params(), put_batch(mesh, batch), *arguments)))
     return np.concatenate(results)[:count]
 
 

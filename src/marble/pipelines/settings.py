@@ -1,16 +1,19 @@
 """What a pipeline is told: the kind of image, how to sample, and how strongly to guide."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from marble.diffusion import NoiseSchedule
 from marble.errors import InputError
-from marble.sampling import guidance
+from marble.sampling import guidance, levels
 from marble.sampling.grid import TimestepSpacing
-from marble.typing import Array
+from marble.typing import Array, Level
+
+MOST_SCALE = 1e6
+"""Above it float32 has no digits left for the image itself."""
 
 
 class ImageSpec(NamedTuple):
@@ -30,6 +33,8 @@ class SamplingConfig:
     """Clips each predicted x_0 to [-1, 1], the range of images."""
     dynamic_thresholding_ratio: float | None = None
     """Clips it to this quantile of its own size instead, and divides by that, as strong guidance needs."""
+    use_clipped_model_output: bool = False
+    """Derives eps again from the x_0 that was clipped, for samplers that read it: all but the ancestral."""
     guidance_scale: float = 1.0
     """1 is the model as it is; more goes further from no label, or from the guide, towards its prediction."""
     guidance_interval: tuple[float, float] | None = None
@@ -39,6 +44,13 @@ class SamplingConfig:
     num_steps: int | None = None
     """None is every step of training."""
     timestep_spacing: TimestepSpacing = "linspace"
+    steps_offset: int = 0
+    """Added to the steps of the spacing leading."""
+    rho: float = 7.0
+    """How the spacing karras is bent."""
+    sigma_min: float | None = None
+    """The least sigma / alpha of the spacings karras and log_snr, and sigma_max the most; None is the schedule's."""
+    sigma_max: float | None = None
     batch_size: int = 64
     """Images in one call of the compiled sampler; a last, smaller batch is padded to it."""
 
@@ -50,6 +62,19 @@ class SamplingConfig:
             raise InputError(f"sampling.dynamic_thresholding_ratio={ratio} must be above 0 and at most 1")
         self.guidance()
 
+    def levels(self, schedule: NoiseSchedule, num_steps: int, *, length: int | None = None) -> Level:
+        """The grid of so many steps, padded to length; see ``marble.sampling.levels``."""
+        return levels(
+            schedule,
+            num_steps,
+            self.timestep_spacing,
+            steps_offset=self.steps_offset,
+            rho=self.rho,
+            sigma_min=self.sigma_min,
+            sigma_max=self.sigma_max,
+            length=length,
+        )
+
     def guidance(
         self,
         scale: float | None = None,
@@ -60,8 +85,8 @@ class SamplingConfig:
         scale = self.guidance_scale if scale is None else scale
         interval = self.guidance_interval if interval is None else interval
         rescale = self.guidance_rescale if rescale is None else rescale
-        if not math.isfinite(scale):
-            raise InputError(f"guidance_scale={scale} must be a finite number")
+        if not abs(scale) < MOST_SCALE:
+            raise InputError(f"guidance_scale={scale} must be a number below {MOST_SCALE:g}")
         if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1]):
             raise InputError(
                 f"guidance_interval={tuple(interval)} must be two noise levels sigma / alpha, low and high"

@@ -11,11 +11,12 @@ from tqdm import tqdm
 
 from marble.data.preprocess import to_uint8
 from marble.diffusion import NoiseSchedule, PredictionType, denoiser
+from marble.diffusion.process import VarianceType
 from marble.errors import InputError
 from marble.parallel import compiler_options, data_mesh, put_batch, replicated
 from marble.pipelines.rows import batches, fitting_batch_size, image_indices, whole
 from marble.pipelines.settings import Guidance, ImageSpec, SamplingConfig
-from marble.sampling import Frames, Sampler, Step, guidance, image_keys, levels, sample
+from marble.sampling import Frames, Sampler, Step, guidance, image_keys, sample
 from marble.typing import Array, Context, DenoiseFn, Level, Prediction
 
 LONGEST_GRID = 1000
@@ -38,20 +39,22 @@ class DiffusionPipeline:
         sampler: Sampler,
         config: SamplingConfig,
         prediction_type: PredictionType = "eps",
+        variance_type: VarianceType = "fixed_large",
         has_null_class: bool = False,
         guide: "DiffusionPipeline | None" = None,
         self_conditioning: bool = False,
     ) -> None:
         """schedule may be a function of the parameters, as a learned one is.
 
+        variance_type: that of the reverse step, where neither a sampler nor a caller says which.
         has_null_class: whether the model was also trained without labels, and so can sample without.
         self_conditioning: whether it was trained to be told its own last estimate of x_0.
         guide: a weaker model of the same images and schedule, to go away from (autoguidance, Karras et al. 2024).
         """
         self.model, self.image, self.sampler, self.config = model, image, sampler, config
         self._schedule_of = schedule if callable(schedule) else lambda _: schedule
-        self._prediction_type = prediction_type
-        self._has_null_class, self.self_conditioning = has_null_class, self_conditioning
+        self._prediction_type, self.variance_type = prediction_type, variance_type
+        self.has_null_class, self.self_conditioning = has_null_class, self_conditioning
         self._guide = guide
         self._mesh = data_mesh()
         self.params = jax.device_put(params, replicated(self._mesh))
@@ -169,7 +172,7 @@ class DiffusionPipeline:
         interval = (strength.low, strength.high)
         if self._guide is not None:
             denoise_fn = guidance.guided(plain, self._guide.denoise_fn(guide_params), strength.scale, interval=interval)
-        elif self._has_null_class:
+        elif self.has_null_class:
             null = {"label": jnp.full(1, self.model.num_classes, jnp.int32)}
             denoise_fn = guidance.classifier_free(plain, strength.scale, null_context=null, interval=interval)
         if denoise_fn is not plain:
@@ -178,9 +181,11 @@ class DiffusionPipeline:
         return self._clipped(denoise_fn)
 
     def _clipped(self, denoise_fn: DenoiseFn) -> DenoiseFn:
+        keep_eps = not self.config.use_clipped_model_output
         if self.config.dynamic_thresholding_ratio is not None:
-            return guidance.dynamic_threshold(denoise_fn, quantile=self.config.dynamic_thresholding_ratio)
-        return guidance.static_threshold(denoise_fn) if self.config.clip_sample else denoise_fn
+            ratio = self.config.dynamic_thresholding_ratio
+            return guidance.dynamic_threshold(denoise_fn, quantile=ratio, keep_eps=keep_eps)
+        return guidance.static_threshold(denoise_fn, keep_eps=keep_eps) if self.config.clip_sample else denoise_fn
 
     def _predict(self, params, x_t, t, context):
         return self.denoise_fn(params)(x_t, self._schedule_of(params).level(t), context)
@@ -206,7 +211,7 @@ class DiffusionPipeline:
         """
         schedule = self._schedule_of(self.params if params is None else params)
         length = schedule.num_train_timesteps or max(num_steps, LONGEST_GRID)
-        return levels(schedule, num_steps, self.config.timestep_spacing, length=length)
+        return self.config.levels(schedule, num_steps, length=length)
 
     def clipped_denoise_fn(self, params: Any) -> DenoiseFn:
         """``denoise_fn`` within the range of images, as the config says."""
@@ -227,6 +232,8 @@ class DiffusionPipeline:
     def _check_guide(self) -> None:
         if self._guide is None:
             return
+        if not isinstance(self._guide, DiffusionPipeline):
+            raise InputError(f"a guide is a diffusion model: this one is a {type(self._guide).__name__}")
         ours, theirs = ((p.image.shape, p.schedule.num_train_timesteps) for p in (self, self._guide))
         if ours != theirs:
             raise InputError(f"the guide's images and number of steps, {theirs}, are not those of the model, {ours}")
@@ -243,7 +250,7 @@ class DiffusionPipeline:
     ) -> Guidance:
         """The numbers of guidance, the config's where None is given; InputError where they can't be followed."""
         numbers = self.config.guidance(scale, interval, rescale)
-        numbers.check(has_origin=self._guide is not None or self._has_null_class)
+        numbers.check(has_origin=self._guide is not None or self.has_null_class)
         # The config's scale is for images with a label: without, both predictions are those of the null class.
         if self._guide is None and scale not in (None, 1) and labels is None:
             raise InputError(f"guidance_scale={scale} needs a label to go towards")
@@ -276,7 +283,7 @@ class DiffusionPipeline:
     def _labels(self, labels: int | Sequence[int] | None, num: int, highest: int | None = None) -> np.ndarray:
         """One label an image [num]; highest, by default the last class, may be the null class."""
         classes = self.model.num_classes
-        if labels is None and not self._has_null_class:
+        if labels is None and not self.has_null_class:
             raise InputError(f"this model was trained with labels only: give a label between 0 and {classes - 1}")
         if labels is None:
             return np.full(num, classes, np.int32)  # the null class
