@@ -10,6 +10,7 @@ from marble.diffusion import (
     from_betas,
     jsd,
     linear,
+    q_sample,
     rescale_zero_terminal_snr,
     scaled_linear,
     sigmoid,
@@ -90,6 +91,12 @@ def test_jsd_keeps_a_share_that_falls_by_one_t_th():
     np.testing.assert_allclose(jsd(8).alphas_cumprod, 1 - np.arange(1, 9) / 8, atol=1e-15)
 
 
+def test_four_thousand_linear_steps_have_improved_diffusion_s_end():
+    # The betas of Ho et al. scaled by 1000/T.
+    table = linear(4000, 1e-4 / 4, 0.02 / 4).alphas_cumprod
+    np.testing.assert_allclose(table[-1], 4.246652276e-05, rtol=1e-9)
+
+
 def test_the_cosine_schedule_has_improved_diffusion_s_figures():
     short, long = squaredcos_cap_v2(1000), squaredcos_cap_v2(4000)
     np.testing.assert_allclose([short.betas[0], short.alphas_cumprod[-1]], [4.128422482e-05, 2.4287669e-09], rtol=1e-7)
@@ -124,3 +131,9 @@ def test_between_steps_the_log_snr_is_interpolated(x64):
     np.testing.assert_allclose(level.alpha**2 + level.sigma**2, 1, rtol=1e-12)
     np.testing.assert_allclose(schedule.level_at(level.log_snr).t, t, atol=1e-8)
     np.testing.assert_allclose(schedule.level(jnp.array([3, 990])).sigma, schedule.level(jnp.array([3.0, 990.0])).sigma)
+
+
+@pytest.mark.parametrize("t", [5000, -1, [3, 1000], 999.5])
+def test_a_step_out_of_range_is_refused(t):
+    with pytest.raises(InputError, match="must be between 0 and 999"):
+        q_sample(linear(), jnp.zeros((2, 3)), jnp.asarray(t), jnp.zeros((2, 3)))

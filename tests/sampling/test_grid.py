@@ -6,7 +6,26 @@ import pytest
 
 from marble.diffusion import cosine, edm, linear, rectified_flow, rescale_zero_terminal_snr
 from marble.errors import InputError
-from marble.sampling import levels, times, timesteps
+from marble.sampling import levels, section_timesteps, times, timesteps
+
+
+def test_sections_are_the_respacing_of_improved_diffusion():
+    # space_timesteps(300, [10, 15, 20]): 45 steps that start 0, 11, 22.
+    steps = section_timesteps(300, [10, 15, 20])[::-1]
+    assert steps[:3].tolist() == [0, 11, 22] and len(steps) == 45
+    np.testing.assert_array_equal(steps[[9, 10, 24, 25, 44]], [99, 100, 199, 200, 299])
+    schedule = linear(300)
+    grid = levels(schedule, [10, 15, 20], length=50)
+    np.testing.assert_array_equal(grid.t[:45], steps[::-1])
+    np.testing.assert_allclose(grid.sigma[:45], schedule.sigma[steps[::-1]], rtol=1e-6)
+    assert (grid.sigma[45:] == 0).all() and len(grid.t) == 51
+    for counts, message in (
+        ([10, 101], "101 sampling steps"),
+        ([0, 3], "0 sampling steps"),
+        ([2.5, 1], "whole number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            section_timesteps(200, counts)
 
 
 def test_linspace_is_the_respacing_of_improved_diffusion():

@@ -68,7 +68,7 @@ def _interval(curve: Callable[[Array], Array], inverse: Callable[[Array], Array]
 
 
 def cosine(log_snr_min: float = -15.0, log_snr_max: float = 15.0) -> ContinuousSchedule:
-    """log_snr = -2 log tan(pi t / 2), t cut so that it ends at the two bounds (Salimans & Ho 2022, appendix B)."""
+    """log_snr = -2 log tan(pi t / 2), t cut so that it ends at the two bounds (Ho & Salimans 2022, section 2)."""
     if not log_snr_min < log_snr_max:
         raise InputError(f"log_snr_min={log_snr_min} must be below log_snr_max={log_snr_max}")
     start, end = (jnp.arctan(jnp.exp(-0.5 * bound)) for bound in (log_snr_max, log_snr_min))

@@ -88,7 +88,7 @@ def p_posterior(
     learned         exp of the model's second output
 
     On the step to the clean level the small variance is 0, of which there is no logarithm: clean_variance takes its
-    place, and that of fixed_large too, as in the DDPM reference. Learned variances without it give those steps 0.
+    place, and that of fixed_large too, as in the DDPM reference. Without it learned_range gives those steps 0.
     """
     posterior = q_posterior(x_0=prediction.x_0, x_t=x_t, level_t=level_t, level_s=level_s)
     small = posterior.variance

@@ -16,6 +16,7 @@ kinds turn a time into a ``Level`` by ``level``, and a log-SNR by ``level_at``.
 
 from typing import NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -67,8 +68,14 @@ class Schedule(NamedTuple):
         return 2 * (xp.log(xp.maximum(self.alpha, tiny)) - xp.log(self.sigma))
 
     def level(self, t: Array) -> Level:
-        """The noise level of step t in 0..T-1, an integer, a fraction, or one an image [b]."""
+        """The noise level of step t in 0..T-1, an integer, a fraction, or one an image [b].
+
+        InputError for another; a traced t can't be looked at.
+        """
         t = jnp.asarray(t)
+        last = self.num_train_timesteps - 1
+        if not isinstance(t, jax.core.Tracer) and not ((t >= 0) & (t <= last)).all():
+            raise InputError(f"t={t} must be between 0 and {last}")
         if jnp.issubdtype(t.dtype, jnp.integer):
             return Level(t, jnp.asarray(self.alpha)[t], jnp.asarray(self.sigma)[t])
         steps = jnp.arange(self.num_train_timesteps)

@@ -5,7 +5,7 @@ from marble.sampling.ancestral import Ancestral
 from marble.sampling.ddim import DDIM
 from marble.sampling.dpm_solver import DPMSolver, dpm_solver_2m, dpm_solver_3m, dpm_solver_sde
 from marble.sampling.editing import FromImage, Inpainting
-from marble.sampling.grid import karras_sigmas, levels, times, timesteps
+from marble.sampling.grid import karras_sigmas, levels, section_timesteps, times, timesteps
 from marble.sampling.heun import Euler, Heun
 from marble.sampling.ode import ODE
 from marble.sampling.pndm import PNDM
@@ -38,6 +38,7 @@ __all__ = [
     "levels",
     "noise_like",
     "sample",
+    "section_timesteps",
     "times",
     "timesteps",
 ]

@@ -1,4 +1,4 @@
-"""DPM-Solver++: 2M and 3M, the multistep solvers of the ODE, and the SDE form (Lu et al. 2022; Lu et al. 2022b).
+"""DPM-Solver++: 2M and 3M, the multistep solvers of the ODE, and the SDE form (Lu et al. 2022b).
 
 ``multistep`` has the integral. With tau = 0 at t, -r_0 one step and -(r_0 + r_1) two steps before, m_0, m_1, m_2 the
 predictions of x_0 there, and the divided differences

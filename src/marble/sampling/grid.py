@@ -4,18 +4,30 @@ By the time: linspace, leading, trailing.  By the noise: karras, even in (sigma 
 kinds are for schedules in steps and in continuous time, where the step t = T - 1 is the time 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marble.diffusion.schedules import LOWEST_LOG_SNR, NoiseSchedule
+from marble.diffusion.schedules import LOWEST_LOG_SNR, NoiseSchedule, Schedule
 from marble.errors import InputError
 from marble.typing import Array, Level
 
 TimestepSpacing = Literal["linspace", "leading", "trailing", "karras", "log_snr"]
+
+
+def section_timesteps(num_train_timesteps: int, counts: Sequence[int]) -> np.ndarray:
+    """The sum of counts timesteps to visit: so many of each of len(counts) equal parts of 0..T-1, falling.
+
+    Each part's are even and have both of its ends, the first part being the cleanest (Nichol & Dhariwal 2021's code).
+    InputError for a count below 1 or above its part, or a schedule in continuous time.
+    """
+    check_steps(num_train_timesteps, len(counts))
+    parts = np.array_split(np.arange(num_train_timesteps), len(counts))
+    steps = [part[timesteps(len(part), count)[::-1]] for part, count in zip(parts, counts, strict=True)]
+    return np.concatenate(steps)[::-1].astype(np.int32)
 
 
 def timesteps(
@@ -71,7 +83,7 @@ def karras_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float
 
 def levels(
     schedule: NoiseSchedule,
-    num_steps: int | None = None,
+    num_steps: int | Sequence[int] | None = None,
     spacing: TimestepSpacing = "linspace",
     *,
     steps_offset: int = 0,
@@ -82,11 +94,15 @@ def levels(
 ) -> Level:
     """The levels [num_steps + 1] of that grid and, last, the clean one; num_steps None is every step.
 
+    Several num_steps are so many in each of as many equal parts: ``section_timesteps``, which has a spacing of its own.
     The spacings karras (with rho) and log_snr go from the noise-to-signal ratio sigma_max to sigma_min, by default the
     ends of the schedule. With length, the arrays are padded to [length + 1] with further clean levels, so that grids of
     different num_steps fit one compiled sampler. float32 arrays on the host. InputError for values out of range.
     """
     total = schedule.num_train_timesteps
+    if isinstance(num_steps, Sequence):
+        steps = section_timesteps(total, num_steps)
+        return _ended(_of_steps(schedule, steps), 1 + (0 if length is None else length - len(steps)))
     num_steps = total if num_steps is None else num_steps
     check_steps(total, num_steps)
     match spacing:
@@ -100,14 +116,20 @@ def levels(
             grid = _float64(schedule.level, times(num_steps, spacing))
         case _:
             steps = timesteps(total, num_steps, spacing, steps_offset=steps_offset)
-            grid = Level(steps, np.asarray(schedule.alpha)[steps], np.asarray(schedule.sigma)[steps])
+            grid = _of_steps(schedule, steps)
     return _ended(grid, 1 + (0 if length is None else length - num_steps))
+
+
+def _of_steps(schedule: Schedule, steps: np.ndarray) -> Level:
+    return Level(steps, np.asarray(schedule.alpha)[steps], np.asarray(schedule.sigma)[steps])
 
 
 def check_steps(num_train_timesteps: int | None, num_steps: int | None) -> None:
     """InputError for a number of sampling steps that is not there, below 1, or above T."""
     if num_steps is None:
         raise InputError("a schedule in continuous time has no number of steps of its own: give one")
+    if not isinstance(num_steps, int | np.integer) or isinstance(num_steps, bool):
+        raise InputError(f"{num_steps} sampling steps: give a whole number")
     if not 1 <= num_steps <= (num_train_timesteps or num_steps):
         most = "" if num_train_timesteps is None else f" and {num_train_timesteps}, the number of training steps"
         raise InputError(f"{num_steps} sampling steps: give {'between 1' + most if most else 'at least 1'}")

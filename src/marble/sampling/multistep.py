@@ -1,7 +1,7 @@
 """What multistep samplers share: their memory, and the integral that they step by.
 
 In lambda = log(alpha / sigma), half the log-SNR, the linear part of the probability-flow ODE has an exact solution
-(Lu et al. 2022, DPM-Solver++, proposition 4.1). From level t to level s, with h = lambda_s - lambda_t and tau going
+(Lu et al. 2022b, DPM-Solver++, proposition 4.1). From level t to level s, with h = lambda_s - lambda_t and tau going
 from 0 at t to 1 at s,
 
     x_s = sigma_s / sigma_t x_t + alpha_s h ∫_0^1 exp(-h (1 - tau)) x_0(tau) dtau.                              (1)
