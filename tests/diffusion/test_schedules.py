@@ -137,3 +137,10 @@ def test_between_steps_the_log_snr_is_interpolated(x64):
 def test_a_step_out_of_range_is_refused(t):
     with pytest.raises(InputError, match="must be between 0 and 999"):
         q_sample(linear(), jnp.zeros((2, 3)), jnp.asarray(t), jnp.zeros((2, 3)))
+
+
+def test_a_known_step_inside_of_a_program_is_looked_at_too():
+    t = jnp.array([3, 5000])
+    with pytest.raises(InputError, match="must be between 0 and 999"):
+        jax.jit(lambda x: q_sample(linear(), x, t, x))(jnp.zeros((2, 3)))
+    jax.jit(lambda x: q_sample(linear(), x, jnp.minimum(t, 999), x))(jnp.zeros((2, 3)))

@@ -73,9 +73,10 @@ class Schedule(NamedTuple):
         InputError for another; a traced t can't be looked at.
         """
         t = jnp.asarray(t)
-        last = self.num_train_timesteps - 1
-        if not isinstance(t, jax.core.Tracer) and not ((t >= 0) & (t <= last)).all():
-            raise InputError(f"t={t} must be between 0 and {last}")
+        if not isinstance(t, jax.core.Tracer):
+            known, last = np.asarray(t), self.num_train_timesteps - 1  # NumPy's, for under a jit all of jax's is traced
+            if not ((known >= 0) & (known <= last)).all():
+                raise InputError(f"t={known} must be between 0 and {last}")
         if jnp.issubdtype(t.dtype, jnp.integer):
             return Level(t, jnp.asarray(self.alpha)[t], jnp.asarray(self.sigma)[t])
         steps = jnp.arange(self.num_train_timesteps)
