@@ -19,7 +19,7 @@ from marble.pipelines.image_files import stretched
 
 NUM = 800
 SAMPLERS = ("ddim", "dpm_solver_2m", "dpm_solver_3m", "dpm_solver_sde", "unipc", "heun")
-SPACINGS = ("linspace", "trailing", "log_snr")
+SPACINGS = ("linspace", "trailing", "karras", "log_snr")
 STEPS = (5, 10, 20, 50)
 
 

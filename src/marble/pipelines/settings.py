@@ -34,7 +34,7 @@ class SamplingConfig:
     dynamic_thresholding_ratio: float | None = None
     """Clips it to this quantile of its own size instead, and divides by that, as strong guidance needs."""
     use_clipped_model_output: bool = False
-    """Derives eps again from the x_0 that was clipped, for samplers that read it: all but the ancestral."""
+    """Derives eps again from the x_0 that was clipped, for samplers that read it, such as ddim."""
     guidance_scale: float = 1.0
     """1 is the model as it is; more goes further from no label, or from the guide, towards its prediction."""
     guidance_interval: tuple[float, float] | None = None

@@ -129,6 +129,7 @@ def train(
         checkpoint.CheckpointWriter(workdir, keep=config.keep_checkpoints) as checkpoints,
         progress,
     ):
+        logger.info("compiling the training step")
         compiled, first = compile_calls(run_steps, state, batches, key, lengths, interruption)
         stopwatch, in_flight = Stopwatch(), deque()
         with interruption.deferred():
