@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exact import Mixture
 
 from marble.diffusion import bound_terms, denoiser, linear, q_sample, rate_distortion
 from marble.diffusion.decoder import tanh_discretised_gaussian_log_prob
@@ -127,11 +128,13 @@ def test_the_optimal_variance_leaves_what_the_prior_costs(x64):
     np.testing.assert_allclose(found, 0.5 * (last - 1 - np.log(last)), atol=1e-12)
 
 
-@pytest.mark.parametrize(("variance_type", "total"), [("fixed_large", 1.93186902), ("fixed_small", 1.45712834)])
-def test_the_reference_bound_without_random_numbers(variance_type, total, x64):
-    # improved-diffusion's formulas in float64, bits a dimension: a model that predicts 0.9 of the noise.
-    x_0 = jnp.asarray(np.round(255 * np.arange(192) / 191) / 127.5 - 1).reshape(1, 192)
-    noise = jnp.asarray(np.where(np.arange(192) % 2, -1.0, 1.0)).reshape(1, 192)
+def reference_terms(variance_type, dtype):
+    """(terms, their bits a dimension as float64) of the bound that improved-diffusion's code gives without drawing.
+
+    A ramp over all 256 levels, noise of alternating signs, and a model that predicts 0.9 of it.
+    """
+    x_0 = jnp.asarray(np.round(255 * np.arange(192) / 191) / 127.5 - 1, dtype).reshape(1, 192)
+    noise = jnp.asarray(np.where(np.arange(192) % 2, -1.0, 1.0), dtype).reshape(1, 192)
     terms = bound_terms(
         denoiser(lambda x_t, t, context: 0.9 * noise, linear()),
         linear(),
@@ -141,10 +144,24 @@ def test_the_reference_bound_without_random_numbers(variance_type, total, x64):
         variance_type=variance_type,
         decoder=tanh_discretised_gaussian_log_prob,
     )
-    bits = jax.tree.map(lambda x: np.asarray(x)[..., 0] / 192 / np.log(2), terms)
+    return terms, jax.tree.map(lambda x: np.asarray(x, np.float64)[..., 0] / 192 / np.log(2), terms)
+
+
+@pytest.mark.parametrize(("variance_type", "total"), [("fixed_large", 1.93186902), ("fixed_small", 1.45712834)])
+def test_the_reference_bound_without_random_numbers(variance_type, total, x64):
+    # Its formulas in float64.
+    terms, bits = reference_terms(variance_type, np.float64)
     np.testing.assert_allclose(bits.by_step[0], 1.31038933, rtol=1e-8)
-    np.testing.assert_allclose(bits.prior, 9.819619e-6, rtol=1e-6)
+    np.testing.assert_allclose(bits.prior, 9.819619e-6, rtol=2e-8)
+    # The prior's term is all of E[x_0²] that the bound knows: the figure is printed from float32.
+    a = linear().alphas_cumprod[-1]
+    second_moment = (2 * np.log(2) * bits.prior + a + np.log1p(-a)) / a
+    np.testing.assert_allclose(second_moment, 0.33728054, atol=1.5e-8)
     np.testing.assert_allclose(bits.total, total, rtol=1e-8)
+    if variance_type == "fixed_large":
+        np.testing.assert_allclose(bits.by_step[1], 0.17905892, atol=5e-9)
+        np.testing.assert_allclose(bits.by_step[100], 2.6112494e-4, atol=5e-12)
+        np.testing.assert_allclose(bits.by_step[1:].sum(), 0.62146987, atol=5e-9)
     snr = (linear().alpha / linear().sigma) ** 2
     if variance_type == "fixed_small":  # Luo 2022, eq. 108
         identity = 0.5 * (snr[:-1] - snr[1:]) * np.asarray(terms.squared_error)[1:, 0] / np.log(2)
@@ -152,13 +169,32 @@ def test_the_reference_bound_without_random_numbers(variance_type, total, x64):
         np.testing.assert_allclose(bits.by_step[1:].sum(), 0.14672919632, rtol=1e-9)
 
 
-def test_float32_is_closer_to_the_identity_than_the_reference():
-    # The reference's float32 has 1.47391853e-4 at the last step, for 1.4721984e-4.
-    x_0 = jnp.asarray(np.round(255 * np.arange(192) / 191) / 127.5 - 1, jnp.float32).reshape(1, 192)
-    noise = jnp.asarray(np.where(np.arange(192) % 2, -1.0, 1.0), jnp.float32).reshape(1, 192)
-    model = denoiser(lambda x_t, t, context: 0.9 * noise, linear())
-    terms = bound_terms(model, linear(), x_0=x_0, noise=lambda t: noise, levels=256)
-    np.testing.assert_allclose(terms.by_step[-1, 0] / 192 / np.log(2), 1.4721984e-4, rtol=1e-4)
+@pytest.mark.parametrize(
+    ("variance_type", "theirs"),
+    [
+        ("fixed_large", {"L_0": 1.31038976, "1": 0.179058731, "100": 2.61120644e-4, "prior": 9.81903e-6}),
+        ("fixed_large", {"sum": 0.621472663, "total": 1.931872239}),
+        ("fixed_small", {"999": 1.47391853e-4, "sum": 0.14673372, "total": 1.4571333}),
+    ],
+)
+def test_float32_is_closer_to_float64_than_the_reference(variance_type, theirs):
+    # Both codes in float32, where the reference's differences of near numbers lose digits.
+    def figures(dtype):
+        bits = reference_terms(variance_type, dtype)[1]
+        return {
+            "L_0": bits.by_step[0],
+            **{str(t): bits.by_step[t] for t in (1, 100, 999)},
+            "sum": bits.by_step[1:].sum(),
+            "prior": bits.prior,
+            "total": bits.total,
+        }
+
+    ours = figures(np.float32)
+    with jax.enable_x64(True):
+        exact = figures(np.float64)
+    for key, value in theirs.items():
+        assert abs(ours[key] - exact[key]) < abs(value - exact[key]), key
+    np.testing.assert_allclose(ours["999"], exact["999"], rtol=1e-4)
 
 
 def test_each_step_has_its_own_noise_and_x_t(x64):
@@ -174,6 +210,66 @@ def test_each_step_has_its_own_noise_and_x_t(x64):
     assert [int(t) for _, t in seen] == list(range(7))
     for x_t, t in seen:
         np.testing.assert_allclose(x_t, q_sample(schedule, rows[7], int(t), rows[int(t)]), rtol=1e-12)
+
+
+TWO = Mixture([0.3, 0.7], [[-0.6], [0.5]], 0.1)
+"""Of which the posterior has two modes at some levels."""
+
+
+def mean_terms(mixture, schedule, variance_type, count):
+    """The terms' means over q(x_0) and the noise, by Gauss and Hermite's quadrature with this many nodes for each."""
+    at, weight = np.polynomial.hermite_e.hermegauss(count)
+    weight = weight / weight.sum()
+    x_0 = (mixture.means + np.sqrt(mixture.variance) * at).ravel()
+    weights = np.outer(mixture.weights[:, None] * weight, weight).ravel()
+    x_0, noise = (jnp.asarray(pairs.reshape(-1, 1)) for pairs in np.meshgrid(x_0, at, indexing="ij"))
+    terms = bound_terms(
+        mixture.denoise_fn,
+        schedule,
+        x_0=x_0,
+        noise=lambda t: noise,
+        levels=256,
+        variance_type=variance_type,
+        decoder=density,
+    )
+    return jax.tree.map(lambda x: np.asarray(x) @ weights, terms)
+
+
+def density_of(mixture, x):
+    parts = np.exp(-((x - mixture.means) ** 2) / (2 * mixture.variance)) / np.sqrt(2 * np.pi * mixture.variance)
+    return mixture.weights @ parts
+
+
+def mmse(mixture, alpha, sigma):
+    """E Var(x_0 | x_t) by sums over x_0 and x_t, the mixture's density being all that is known of it."""
+    x_0, x_t = np.linspace(-4, 4, 801), np.linspace(-9, 9, 1801)
+    joint = density_of(mixture, x_0) * np.exp(-((x_t[:, None] - alpha * x_0) ** 2) / (2 * sigma**2)) / sigma
+    mass, first, second = ((joint * x_0**k).sum(1) for k in range(3))
+    inside = mass > 1e-200
+    return (second - first**2 / np.where(inside, mass, 1))[inside].sum() / mass.sum()
+
+
+def test_the_terms_of_a_mixture_are_the_errors_of_the_best_guess(x64):
+    # Kingma et al. 2021, eq. 15: L_{t-1} = (SNR_{t-1} - SNR_t) / 2 E|x_0 - x^_0|² with the posterior's own variance.
+    schedule = linear(10, 0.02, 0.6)
+    terms = mean_terms(TWO, schedule, "fixed_small", count=80)
+    a = np.cumprod(1 - schedule.betas)
+    snr, errors = a / (1 - a), [mmse(TWO, np.sqrt(a_t), np.sqrt(1 - a_t)) for a_t in a]
+    np.testing.assert_allclose(terms.squared_error, errors, rtol=1e-10)
+    expected = -0.5 * np.diff(snr) * errors[1:]
+    np.testing.assert_allclose(terms.by_step[1:], expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
+def test_the_bound_of_a_mixture_is_above_its_entropy_by_what_the_fixed_variance_costs(variance_type, x64):
+    # No model's cross-entropy is below the entropy. What a fixed variance costs, it costs in the first steps, to which
+    # any smooth density looks Gaussian: as much as for Gaussian data.
+    x = np.linspace(-4, 4, 8001)
+    q = density_of(TWO, x)
+    entropy = -(q * np.log(q)).sum() * (x[1] - x[0])
+    total = mean_terms(TWO, fine(1000), variance_type, count=24).total
+    assert total > entropy
+    np.testing.assert_allclose(total - entropy, gap(1000, variance_type), rtol=0.01)
 
 
 def test_rate_and_distortion_of_gaussian_data(x64):

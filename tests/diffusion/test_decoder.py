@@ -78,6 +78,17 @@ def test_the_tanh_variant_has_the_ddpm_code_s_figures(x, mean, log_deviation, na
     np.testing.assert_allclose(found, nats, rtol=1e-7)  # printed from float32, but for the edges
 
 
+def test_the_tanh_variant_s_phi_is_off_in_the_fourth_digit(x64):
+    # Of two levels the lower one's bin is all below 0: its chance under N(-1, 1) is Phi(1).
+    x, mean = jnp.asarray([-1.0]), jnp.asarray([-1.0])
+    by_tanh, exact = (
+        np.exp(log_prob(x, mean, jnp.asarray(1.0), 2))[0]
+        for log_prob in (tanh_discretised_gaussian_log_prob, discretised_gaussian_log_prob)
+    )
+    assert by_tanh == pytest.approx(0.84119201, abs=3e-8)  # printed from float32
+    assert exact == pytest.approx(0.84134475, abs=5e-9)
+
+
 def test_the_tanh_variant_has_its_floor_where_the_exact_one_goes_on(x64):
     x = jnp.asarray(values(256)[100:101])
     np.testing.assert_allclose(tanh_discretised_gaussian_log_prob(x, 0.9, 1e-4, 256), np.log(1e-12))

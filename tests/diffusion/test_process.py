@@ -106,8 +106,10 @@ def test_the_two_fixed_variances_between_neighbours(x64):
 
 
 def test_reference_posterior_variances():
-    # Ho et al.'s tables for the linear schedule: beta~ at steps 1 and 2, log beta~_1 as first log-variance.
+    # Ho et al.'s tables for the linear schedule: beta~ at steps 0 to 2, log beta~_1 as first log-variance.
     small = reverse_variance(linear(), "fixed_small")
+    levels = dict(level_t=linear().level(0), level_s=linear().previous_level(0))
+    assert q_posterior(x_0=jnp.zeros(1), x_t=jnp.ones(1), **levels).variance == 0
     np.testing.assert_allclose(small[1:3], [5.45318766e-05, 8.54891152e-05], rtol=1e-8)
     np.testing.assert_allclose(np.log(reverse_variance(linear(), "fixed_large")[0]), -9.816725135, rtol=1e-9)
 

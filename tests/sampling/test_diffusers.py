@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from marble.diffusion import denoiser, linear, read
-from marble.sampling import DDIM, PNDM, Ancestral, DPMSolver, Euler, Heun, UniPC, timesteps
+from marble.sampling import DDIM, PNDM, Ancestral, DPMSolver, Euler, Heun, UniPC, guidance, timesteps
 from marble.typing import Level
 
 REFERENCE = np.load(Path(__file__).parent.parent / "reference" / "diffusers_trajectories.npz")
@@ -135,14 +135,15 @@ def test_a_step_goes_to_the_level_of_the_next_timestep(x64):
     np.testing.assert_allclose(ours, REFERENCE["ddpm_fixed_small/trailing/eps/7"], atol=1e-4)
 
 
-def toy(sampler, steps, *, num_steps=None, reading="eps", scale=1.0):
-    """Sum of |x| of the loop in diffusers' own tests: x from a ramp, a model that says x t / (t + 1)."""
+def toy(sampler, steps, *, num_steps=None, reading="eps", scale=1.0, clip=False):
+    """|x| at the end of the loop in diffusers' own tests: x from a ramp, a model that says x t / (t + 1)."""
     x = scale * (np.arange(768.0).reshape(3, 8, 8, 4) / 768).transpose(3, 0, 1, 2)
     levels = grid_of(np.asarray(steps))
     levels = jax.tree.map(lambda table: table[: None if num_steps is None else num_steps + 1], levels)
     denoise_fn = denoiser(lambda x, t, context: x * t[0] / (t[0] + 1), SCHEDULE, prediction_type=reading)
+    denoise_fn = guidance.static_threshold(denoise_fn) if clip else denoise_fn
     noise = jnp.zeros((levels.t.size - 1, *x.shape))
-    return float(jnp.abs(jax.jit(lambda x: mixture.walk(sampler, denoise_fn, levels, x, noise))(x)[-1]).sum())
+    return np.abs(jax.jit(lambda x: mixture.walk(sampler, denoise_fn, levels, x, noise))(x)[-1])
 
 
 LEADING, TRAILING = np.arange(900, -1, -100), np.arange(999, 0, -100)
@@ -165,4 +166,17 @@ WITHOUT_ZERO = np.round(np.linspace(999, 0, 11))[:-1].astype(int)
     ],
 )
 def test_the_toy_loops_of_diffusers(x64, sampler, steps, options, expected):
-    assert toy(sampler, steps, **options) == pytest.approx(expected, rel=3e-6)
+    assert toy(sampler, steps, **options).sum() == pytest.approx(expected, rel=3e-6)
+
+
+def test_the_toy_loop_s_mean(x64):
+    # Of 768 numbers: diffusers' tests have it beside the sum.
+    assert toy(DDIM(), LEADING).mean() == pytest.approx(0.223967, abs=5e-7)
+
+
+def test_the_toy_loop_of_all_the_means_of_ddpm(x64):
+    # 1000 ancestral steps without noise and with x_0 clipped, which changes nothing here: it stays inside. The figure
+    # is the sum of |x|, each of which is below 0.002.
+    found = toy(Ancestral(), np.arange(999, -1, -1), clip=True)
+    assert found.sum() == pytest.approx(0.66093519, rel=1e-7)
+    assert found.max() < 2e-3

@@ -71,6 +71,16 @@ def test_a_scale_of_1_does_not_ask_the_other_model():
     assert asked == [1] and guided._cache_size() == 1
 
 
+def test_the_variance_is_that_of_the_model_that_is_guided():
+    # Of a learned variance there is no way past: an extrapolated one could be negative.
+    def with_variance(denoise_fn, variance):
+        return lambda *told: denoise_fn(*told)._replace(variance=jnp.full_like(X_T, variance))
+
+    model, other = with_variance(gaussian(0.5), 0.2), with_variance(gaussian(0.0), 0.7)
+    for scale in (0.0, 1.0, 3.0):
+        np.testing.assert_array_equal(guidance.guided(model, other, scale)(X_T, LEVEL).variance, jnp.float32(0.2))
+
+
 def test_outside_of_the_interval_the_model_is_alone():
     noise = LEVEL.sigma / LEVEL.alpha
     plain, strong = gaussian(0.5), guidance.guided(gaussian(0.5), gaussian(0.0), 4.0)

@@ -74,6 +74,31 @@ def test_each_image_has_steps_of_its_own():
         assert alone[2].evaluations[0] == together[2].evaluations[i]
 
 
+def test_a_stop_does_not_make_the_steps_after_it_smaller():
+    # Stops a hair after each other: the step up to the second is cut to nearly nothing. The next one is as long as the
+    # last that was not cut; grown from the cut one it would be doubled some ten times before.
+    schedule = cosine()
+    sampler = ODE(schedule, 1e-6, 1e-6)
+
+    x = jnp.array([[-1.5], [0.1], [0.7]])
+
+    @jax.jit
+    def evaluations(angles):
+        grid = schedule.level_at(-2 * jnp.log(jnp.tan(angles)))
+        at = lambda i: jax.tree.map(lambda table: table[i], grid)  # noqa: E731
+
+        def body(i, state):
+            return sampler.solve(mixture.denoise, at(i), at(i + 1), state[0], state[1])[::2]
+
+        return jax.lax.fori_loop(0, len(angles) - 1, body, (x, sampler.init(x, 1)))[1].evaluations
+
+    few = np.array([1.4, 1.1, 0.8, 0.5, 0.2])
+    more = np.sort(np.append(few, few[1:-1] - 1e-4))[::-1]
+    cost = np.asarray(evaluations(jnp.asarray(more)) - evaluations(jnp.asarray(few)))
+    # Each stop is worth one evaluation, and a step of six; another step may fall elsewhere.
+    assert (cost <= 3 * (1 + 6 + 6)).all(), cost
+
+
 def test_any_grid_leads_to_the_same_images():
     schedule = linear()
     keys = image_keys(0, jnp.arange(3))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from exact import Mixture, gaussian, pixels
+from scipy.stats import multivariate_normal
 
 from marble.diffusion import cosine, edm, linear, rectified_flow
 from marble.diffusion.continuous_bound import categorical_log_prob
@@ -21,6 +22,7 @@ from marble.sampling.ode_likelihood import (
     uniform_nll,
     variational_nll,
 )
+from marble.typing import Prediction
 
 THREE = Mixture([0.2, 0.5, 0.3], [[-0.8, 0.1], [0.3, -0.4], [0.5, 0.9]], 0.04)
 SCHEDULES = {"linear": linear(), "cosine": cosine(-20.0, 9.0), "flow": rectified_flow()}
@@ -114,6 +116,64 @@ def test_hutchinson_s_likelihood_is_unbiased(x64):
     each = [ode_log_prob(THREE.denoise_fn, linear(), x_t, divergence=hutchinson(v[None]), num_steps=30) for v in signs]
     np.testing.assert_allclose(sum(each) / 2, exact, rtol=1e-9)
     assert np.abs(each[0] - each[1]).max() > 1e-2
+
+
+def pushed(covariance, schedule):
+    """(covariance at the least noisy level, log of what each direction is stretched by) of the exact flow from N(0, I).
+
+    For Gaussian data the flow is linear: along each eigenvector the deviation is sqrt(alpha² variance + sigma²).
+    """
+    total = schedule.num_train_timesteps
+    ends_of = [schedule.level(t) for t in ((0.0, 1.0) if total is None else (0, total - 1))]
+    (a, s), (a_1, s_1) = ((float(level.alpha), float(level.sigma)) for level in ends_of)
+    variances, vectors = np.linalg.eigh(covariance)
+    stretch = (a**2 * variances + s**2) / (a_1**2 * variances + s_1**2) * (a_1**2 + s_1**2)
+    of = lambda values: vectors @ np.diag(values) @ vectors.T  # noqa: E731
+    return of(stretch), of(0.5 * np.log(stretch))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_density_is_that_of_the_exact_flow_from_noise(dtype):
+    # The prior is N(0, I), which q(x_T) is not: what the flow makes of it is known all the same, and nothing but the
+    # steps and the rounding is off.
+    with jax.enable_x64(dtype is np.float64):
+        data, schedule = gaussian(3, 0.25), linear()
+        x_t = drawn(data, schedule.level(0), 50).astype(dtype)
+        found = np.asarray(ode_log_prob(data.denoise_fn, schedule, x_t, divergence=exact_divergence))
+        assert found.dtype == dtype
+        x_t = np.asarray(x_t, np.float64)
+    exact = multivariate_normal(cov=pushed(0.25 * np.eye(3), schedule)[0]).logpdf(x_t)
+    bits = np.abs(found - exact) / 3 / np.log(2)
+    assert bits.max() < (1e-6 if dtype is np.float64 else 1e-4), bits
+
+
+def test_hutchinson_s_estimates_vary_as_they_should_about_the_exact_flow_s_density(x64):
+    # Pixels that know of each other: the Jacobian isn't diagonal, and signs do not find its trace each time.
+    covariance = np.array([[0.5, 0.3, -0.1, 0.0], [0.3, 0.4, 0.1, 0.1], [-0.1, 0.1, 0.3, 0.2], [0.0, 0.1, 0.2, 0.6]])
+    schedule = linear()
+
+    def denoise_fn(x_t, level, context=None):
+        inverse = jnp.linalg.inv(level.alpha**2 * covariance + level.sigma**2 * jnp.eye(4))
+        return Prediction(level.alpha * x_t @ inverse @ covariance, level.sigma * x_t @ inverse)
+
+    count, x = 4000, np.array([0.3, -0.5, 0.1, 0.8])
+    probes = np.random.default_rng(0).choice([-1.0, 1.0], size=(1, count, 4))
+    found = np.asarray(
+        ode_log_prob(denoise_fn, schedule, jnp.tile(x, (count, 1)), divergence=hutchinson(jnp.asarray(probes)))
+    )
+    density, log_stretch = pushed(covariance, schedule)
+    # In the place of the trace each has v^T M v, which varies with the signs by the entries off the diagonal alone: its
+    # variance is twice the sum of their squares.
+    trace, estimates = np.trace(log_stretch), np.einsum("ki,ij,kj->k", probes[0], log_stretch, probes[0])
+    np.testing.assert_allclose(found - multivariate_normal(cov=density).logpdf(x), trace - estimates, atol=1e-5)
+    expected = np.sqrt(2 * ((log_stretch - np.diag(np.diag(log_stretch))) ** 2).sum())
+    assert expected > 0.1
+    assert found.std() == pytest.approx(expected, rel=0.05)
+    standard_error = expected / np.sqrt(count)
+    exact = multivariate_normal(cov=density).logpdf(x)
+    by_trace = ode_log_prob(denoise_fn, schedule, jnp.asarray(x[None]), divergence=exact_divergence)[0]
+    assert abs(by_trace - exact) / 4 / np.log(2) < 1e-6  # bits a dimension
+    assert abs(found.mean() - by_trace) < 3 * standard_error
 
 
 def test_variational_dequantisation_of_known_pixels_is_their_entropy(x64):

@@ -1,13 +1,15 @@
 """The loop and the ancestral sampler, with the closed-form denoiser of Gaussian data in place of a network."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marble.diffusion import denoiser, linear
+from marble.diffusion import denoiser, edm, linear, rectified_flow
 from marble.errors import InputError
-from marble.sampling import Ancestral, image_keys, levels, sample
+from marble.sampling import Ancestral, Step, image_keys, levels, noise_like, sample
 from marble.typing import Prediction
 
 SCHEDULE = linear()
@@ -50,6 +52,36 @@ def test_the_sampler_has_the_variance_of_its_recursion(num_steps, variance_type)
     assert abs(x.var() / expected - 1) < 5 * np.sqrt(2 / x.size) + 2e-3
     if num_steps == 1000:
         assert abs(expected / VARIANCE - 1) < 0.02
+
+
+class Recorder(NamedTuple):
+    """Each step's x is the noise that its keys draw, and its x_0 is what the loop began with."""
+
+    def init(self, x, num_steps):
+        return x
+
+    def step(self, denoise_fn, level_t, level_s, x, carry, keys):
+        return Step(noise_like(keys, x), carry, carry)
+
+
+def test_the_noise_of_each_step_is_no_other_s_and_not_the_start_s():
+    grid = levels(SCHEDULE, 5)
+    _, frames = sample(
+        denoiser(gaussian_model, SCHEDULE), Recorder(), grid, image_keys(0, jnp.arange(2)), (4000,), num_frames=5
+    )
+    noise = np.concatenate([frames.x_0[:1], frames.x]).reshape(12, 4000)
+    np.testing.assert_allclose(np.corrcoef(noise), np.eye(12), atol=5 / np.sqrt(4000))
+
+
+@pytest.mark.parametrize(("schedule", "variance"), [(rectified_flow(), 0.5), (edm(), 2.0), (linear(), 1.0)])
+def test_the_start_has_the_variance_of_its_level(schedule, variance):
+    # Data of variance 1 have alpha² + sigma² at a level. The grid begins where alpha = sigma: on the straight path both
+    # are 1/2, on the exploding one 1.
+    grid = levels(schedule, 3, "log_snr", sigma_min=0.1, sigma_max=1.0)
+    _, frames = sample(
+        denoiser(gaussian_model, SCHEDULE), Recorder(), grid, image_keys(0, jnp.arange(2)), (50_000,), num_frames=1
+    )
+    assert float(frames.x_0.var()) == pytest.approx(variance, rel=5 * np.sqrt(2 / 100_000))
 
 
 def test_image_i_depends_on_seed_and_i_alone():
