@@ -2,14 +2,23 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marble import builders, run
-from marble.cli.evaluate import keep
+from marble import builders, run, vae
+from marble.cli.evaluate import keep, rows_of
 from marble.cli.main import main
 from marble.config import load_config
+from marble.diffusion import from_curve
 from marble.errors import InputError
+from marble.models import VAE
+from marble.pipelines import DiffusionPipeline, Estimate, ImageSpec, SamplingConfig, VAEPipeline, VAESamplingConfig
+from marble.pipelines import evaluate as evaluation
+from marble.sampling import Ancestral
+
+IMAGE = ImageSpec((8, 8, 1), 17)
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +31,14 @@ def trained(tmp_path_factory):
 
 def test_the_bound_is_printed_and_kept(trained, capsys):
     words = ["evaluate", "--workdir", str(trained), "--metrics", "bpd", "--num", "3", "--batch_size", "8"]
+    (trained / "metrics.json").write_text('{"bpd": {"test": "of all images"}}')
     assert main([*words, "--ode_steps", "2"]) == 0
     printed = capsys.readouterr().out
     assert main([*words, "--split", "train", "--noode", "--variance_type", "fixed_small", "--decoder", "tanh"]) == 0
     kept = json.loads((trained / "metrics.json").read_text())["bpd"]
-    assert set(kept) == {"test", "train"}
-    test = kept["test"]
+    # A part of a split leaves what is there of the whole.
+    assert set(kept) == {"test", "test[3]", "train[3]"} and kept["test"] == "of all images"
+    test = kept["test[3]"]
     for name, line in (("L_T", "L_T"), ("L_0", "L_0"), ("bound", "sum"), ("probability_flow", "probability flow, var")):
         (found,) = [row for row in printed.splitlines() if row.startswith(line)]
         assert f"{test[name]['mean']:.5f}" in found and f"{test[name]['standard_error']:.5f}" in found
@@ -35,9 +46,93 @@ def test_the_bound_is_printed_and_kept(trained, capsys):
     np.testing.assert_allclose(test["L_T"]["mean"] + sum(test["by_step"]["mean"]), test["bound"]["mean"], rtol=1e-9)
     assert (test["step"], test["params"], test["num"], test["levels"]) == (2, "ema_params", 3, 17)
     assert test["flow"] == {"num_steps": 2, "divergence": "hutchinson", "dequantisation": "variational"}
-    train = kept["train"]
+    train = kept["train[3]"]
     assert (train["variance_type"], train["decoder"], train["flow"]) == ("fixed_small", "tanh", None)
     assert train["probability_flow"] is None and "probability flow" not in capsys.readouterr().out
+
+
+def autoencoder():
+    model = VAE(image_shape=IMAGE.shape, latent_size=2, channels=2, channel_mult=(1, 2), num_groups=2)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *IMAGE.shape)))["params"]
+    likelihood, config = vae.DISCRETISED_LOGISTIC, VAESamplingConfig(batch_size=8)
+    return VAEPipeline(model=model, params=params, likelihood=likelihood, image=IMAGE, config=config)
+
+
+class Black:
+    """Takes every image for black, in the place of a network."""
+
+    num_classes = None
+
+    def apply(self, variables, x_t, t, context=None):
+        return jnp.full_like(x_t, -1)
+
+
+def continuous():
+    """Of a curve of log-SNR."""
+    return DiffusionPipeline(
+        model=Black(),
+        params={},
+        schedule=from_curve(lambda t: 6.0 - 16.0 * t),
+        image=IMAGE,
+        sampler=Ancestral(),
+        config=SamplingConfig(batch_size=8),
+        prediction_type="x_0",
+    )
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """Takes the pipeline that the workdir is to hold."""
+
+    def put(pipe):
+        monkeypatch.setattr(builders, "load_step", lambda *_, **__: (2, pipe))
+
+    return put
+
+
+def test_an_autoencoder_s_parts_come_before_their_sum(trained, loads, capsys):
+    loads(autoencoder())
+    assert main(["evaluate", "--workdir", str(trained), "--split", "train", "--num", "2"]) == 0
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == ["reconstruction", "kl", "elbo", "importance_weighted"]
+    kept = json.loads((trained / "metrics.json").read_text())["bpd"]["train[2]"]
+    assert set(rows) < set(kept) and "decoder" not in kept
+
+
+def test_continuous_time_is_told_in_thousandths_and_without_a_decoder(trained, loads, monkeypatch, capsys):
+    monkeypatch.setattr(evaluation, "CONTINUOUS_POINTS", 20)
+    loads(continuous())
+    assert main(["evaluate", "--workdir", str(trained), "--split", "train", "--num", "4", "--noode"]) == 0
+    printed = capsys.readouterr().out
+    assert "L, t in thousandths 19..20 " in printed and "continuous time" in printed
+    kept = json.loads((trained / "metrics.json").read_text())["bpd"]["train[4]"]
+    assert kept["decoder"] is None and kept["variance_type"] is None
+
+
+@pytest.mark.parametrize(
+    ("pipe", "words", "message"),
+    [
+        (autoencoder, ["--decoder", "exact"], "--decoder is for diffusion models"),
+        (autoencoder, ["--noode"], "--ode is for diffusion models"),
+        (autoencoder, ["--ode_steps", "100"], "--ode_steps is for diffusion models"),
+        (autoencoder, ["--ode_divergence", "exact"], "--ode_divergence is for diffusion models"),
+        (autoencoder, ["--ode_dequantisation", "variational"], "--ode_dequantisation is for diffusion models"),
+        (autoencoder, ["--variance_type", "fixed_large"], "--variance_type is for diffusion models"),
+        (autoencoder, ["--batch_size", "8"], "--batch_size is for diffusion models"),
+        (continuous, ["--decoder", "exact"], "--decoder is for schedules in steps"),
+        (continuous, ["--variance_type", "fixed_large"], "--variance_type is for schedules in steps"),
+        (continuous, ["--noode", "--ode_steps", "50"], "--ode_steps is for the probability flow, which --noode"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(pipe, words, message, trained, loads, capsys):
+    loads(pipe())
+    assert main(["evaluate", "--workdir", str(trained), *words]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("marble: ")]
+    assert message in line and "leave it out" in line
+
+
+def test_what_rounds_to_0_has_no_sign():
+    assert rows_of({"kl": Estimate(-1e-9, 0.0)})[0].split() == ["kl", "0.00000", "0.00000"]
 
 
 @pytest.mark.parametrize(

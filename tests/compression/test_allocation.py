@@ -54,6 +54,17 @@ def test_deviations_are_what_the_prediction_leaves_open():
     assert 2**-0.25 < middle[0] / np.sqrt(gaussian.VARIANCE * sigma**2 / total) < 2**0.25
 
 
+def test_the_number_of_steps_is_by_the_bits_of_the_chain(monkeypatch):
+    # The grey of an image is one number, seen through SIZE pixels: of N(0, v) data the integral of Var(x_0 | x_t) / 2
+    # over the SNR is log(1 + SIZE v SNR) / 2. That is four bits in all, cut here in half bits.
+    monkeypatch.setattr(allocation, "CHUNK_BITS", 0.5)
+    pixels = gaussian.data(400)[:, :1].repeat(gaussian.SIZE, axis=1)
+    found = allocate(flat, gaussian.SCHEDULE, pixels, gaussian.LEVELS)
+    snr = np.exp(gaussian.SCHEDULE.log_snr)[[found.timesteps[-1], found.timesteps[0]]]
+    low, high = 0.5 * np.log2(1 + gaussian.SIZE * gaussian.VARIANCE * snr[::-1])
+    assert len(found.bits) == pytest.approx((high - low) / 0.5, abs=1)
+
+
 def test_a_bucket_without_pixels_takes_what_suits_the_others():
     found = allocated(4)
     assert found.codes[0, 0] == found.codes[0, 3]  # from noise, nothing is predicted to be at an end

@@ -6,7 +6,7 @@ import gaussian
 import numpy as np
 import pytest
 
-from marble.compression import Allocation, bound_bits, chain, decode, encode
+from marble.compression import Allocation, allocate, allocation, bound_bits, chain, decode, encode, random_coding
 from marble.compression.decoder import pixel_bits
 from marble.compression.transitions import DEVIATIONS, coefficients
 from marble.data.preprocess import to_float
@@ -100,3 +100,28 @@ def test_a_chain_of_one_transition_without_bits_is_the_pixels_alone():
         gaussian.chain(4, allocation=allocation), encode(gaussian.chain(4, allocation=allocation), pixels).sections
     )
     np.testing.assert_array_equal(images, pixels)
+
+
+def test_no_two_uses_draw_the_same_numbers(monkeypatch):
+    """The walk over training images, a file and its bound, all with the seed 0."""
+    pixels, uses = gaussian.data(20), {}
+
+    def record(name, function):
+        def recorded(stream):
+            first = make(stream).standard_normal(4).tobytes()
+            uses.setdefault(first, set()).add((name, function))
+            return make(stream)
+
+        return recorded
+
+    make = random_coding.generator
+    for name, act in {
+        "training": lambda: allocate(gaussian.predict, gaussian.SCHEDULE, pixels, gaussian.LEVELS, num_steps=4),
+        "file": lambda: encode(gaussian.chain(20), pixels),
+        "bound": lambda: bound_bits(gaussian.chain(20), pixels, seed=0),
+    }.items():
+        # The noise of levels is drawn by allocation and chain, the candidates of transitions by random_coding.
+        for module in (allocation, random_coding):
+            monkeypatch.setattr(module, "generator", record(name, module.__name__))
+        act()
+    assert len(uses) > 30 and {len(who) for who in uses.values()} == {1}

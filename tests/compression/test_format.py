@@ -56,9 +56,10 @@ def test_a_cut_file_is_refused_unless_its_prefix_is_asked_for():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "not a file of marble compress"),
+        (b"", "is empty: it was cut"),
+        (DATA[:5], "was cut: its 5 bytes are less than its header: nothing"),
         (b"PK\x03\x04 something else", "not a file of marble compress"),
-        (DATA[:30], "less than its header"),
+        (DATA[:30], f"was cut: its 30 bytes are less than its header of {format.header_size(DATA)} bytes: nothing"),
         (DATA[:-1], "it was cut; --prefix"),
         (DATA + b"x", "something follows its end"),
         (DATA[:4] + b"\x02" + DATA[5:], "of version 2"),

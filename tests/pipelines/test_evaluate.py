@@ -1,5 +1,8 @@
 """Bits a dimension of a pipeline: against the formulas, and the same on any devices, in any batch."""
 
+import logging
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +14,7 @@ from marble.diffusion import bound_terms, from_curve, linear
 from marble.errors import InputError
 from marble.parallel import data_mesh
 from marble.pipelines import DiffusionPipeline, Flow, ImageSpec, SamplingConfig, bits_per_dim, evaluate
-from marble.sampling import Ancestral, guidance
+from marble.sampling import DDIM, Ancestral, guidance
 
 LEVELS = 5
 
@@ -146,8 +149,9 @@ def test_a_learned_curve_has_the_bound_in_continuous_time(monkeypatch):
     assert found.by_step.shape == (51,)
     np.testing.assert_allclose(found.total.mean, np.log2(LEVELS), atol=4 * found.total.standard_error + 0.02)
     np.testing.assert_allclose(found.flow.mean, np.log2(LEVELS), atol=1e-2)
-    with pytest.raises(InputError, match="continuous time"):
-        bits_per_dim(pipe, EXAMPLES, variance_type="fixed_small")
+    for given in ({"variance_type": "fixed_small"}, {"decoder": "exact"}):
+        with pytest.raises(InputError, match=f"{next(iter(given))} .* is in continuous time: leave it out"):
+            bits_per_dim(pipe, EXAMPLES, **given)
 
 
 class AtTime:
@@ -166,6 +170,7 @@ class AtTime:
     [
         ({"num": 0}, "num=0 must be between 1 and 21"),
         ({"num": 22}, "num=22 must be between 1 and 21"),
+        ({"num": 2.5}, "num=2.5 must be a whole number"),
         ({"seed": -1}, "seed=-1"),
         ({"decoder": "logistic"}, "decoder 'logistic' is not one of exact, tanh"),
         ({"variance_type": "wide"}, "variance_type 'wide'"),
@@ -192,9 +197,62 @@ def test_a_flow_out_of_range_is_refused(options, message):
         Flow(**options)
 
 
-def test_pixels_above_the_levels_are_refused():
-    with pytest.raises(InputError, match=r"a pixel is 255: these images have levels 0\.\.4"):
-        bits_per_dim(pipeline(), ArrayExamples(image=np.full((3, 2, 2, 1), 255, np.uint8)))
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.full((3, 2, 2, 1), 255, np.uint8), "from 255 to 255: give integers from 0 to 4"),
+        (np.full((3, 2, 2, 1), -1), "from -1 to -1: give integers from 0 to 4"),
+        (np.zeros((3, 2, 2, 1), np.float32), "images of float32 .* give integers"),
+        (np.zeros((3, 2, 3, 1), np.uint8), r"images of shape \[3, 2, 3, 1\]: this model takes \[n 2 2 1\]"),
+        (np.zeros((3, 2, 2), np.uint8), r"images of shape \[3, 2, 2\]"),
+        (np.zeros((0, 2, 2, 1), np.uint8), "0 examples given: give at least 1"),
+    ],
+)
+def test_images_that_are_not_the_model_s_are_refused(images, message):
+    with pytest.raises(InputError, match=message):
+        bits_per_dim(pipeline(), ArrayExamples(image=images))
+
+
+def test_other_things_than_examples_and_a_diffusion_pipeline_are_refused():
+    with pytest.raises(InputError, match=r"examples of type ndarray: give ArrayExamples\(image=\.\.\.\)"):
+        bits_per_dim(pipeline(), IMAGES)
+    with pytest.raises(InputError, match="SimpleNamespace given: .* a VAEPipeline has its own bits_per_dim"):
+        bits_per_dim(SimpleNamespace(), EXAMPLES)
+
+
+def test_labels_that_are_not_the_model_s_are_refused():
+    pipe = pipeline()
+    pipe.model.num_classes = 3
+    for labels, message in ((None, "examples without labels"), (np.full(21, 3), "labels from 3 to 3: .* 0 to 2")):
+        with pytest.raises(InputError, match=message):
+            bits_per_dim(pipe, ArrayExamples(image=IMAGES, label=labels))
+
+
+@pytest.mark.parametrize(("num", "devices", "size"), [(3, 1, 3), (21, 1, 16), (3, 8, 8)])
+def test_a_call_has_no_more_images_than_there_are(num, devices, size, monkeypatch):
+    monkeypatch.setattr(evaluate, "data_mesh", lambda: data_mesh(jax.devices()[:devices]))
+    pipe, sizes = pipeline(linear(3, 1e-3, 0.2)), set()
+    plain = pipe.model.apply
+    pipe.model.apply = lambda variables, x_t, *rest: sizes.add(len(x_t)) or plain(variables, x_t, *rest)
+    assert bits_per_dim(pipe, EXAMPLES, num=num).num == num
+    assert sizes == {size}
+
+
+def test_a_sampler_without_a_variance_has_the_model_s():
+    assert evaluate.default_variance_type(pipeline()) == "fixed_small"
+    pipe = pipeline()
+    pipe.sampler, pipe.variance_type = DDIM(), "learned_range"
+    assert evaluate.default_variance_type(pipe) == "learned_range"
+
+
+@pytest.mark.parametrize(("first", "warned"), [(0.2, 0), (0.05, 1)])
+def test_bins_wider_than_the_least_noise_are_warned_of(first, warned, caplog):
+    schedule, flow = linear(3, first, 0.4), Flow(num_steps=1, dequantisation="uniform")
+    with caplog.at_level(logging.WARNING, logger="marble"):
+        bits_per_dim(pipeline(schedule), EXAMPLES, num=1, flow=flow)
+    said = [record.getMessage() for record in caplog.records if "uniform dequantisation" in record.getMessage()]
+    assert len(said) == warned
+    assert not warned or "5 levels 0.5 apart, 2.2 times the least noise" in said[0]
 
 
 def test_the_bar_moves_once_a_call(monkeypatch):

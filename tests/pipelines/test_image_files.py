@@ -35,6 +35,15 @@ def test_what_is_no_image_of_the_model_s_is_refused(tmp_path):
     (tmp_path / "text.npz").write_text("text")
     np.savez(tmp_path / "other.npz", images=np.zeros((1, *shape), np.uint8))
     np.savez(tmp_path / "large.npz", arr_0=np.zeros((1, 6, 5, 1), np.uint8))
+    np.savez(tmp_path / "floats.npz", arr_0=np.zeros((1, *shape), np.float32))
+    np.savez_compressed(tmp_path / "whole.npz", arr_0=np.random.default_rng(0).integers(0, 9, (99, *shape), np.uint8))
+    whole = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[:-100])
+    (tmp_path / "damaged.npz").write_bytes(whole[:200] + bytes(100) + whole[300:])
+    np.save(tmp_path / "array.npy", np.zeros((1, *shape), np.uint8))
+    Image.new("L", (5, 4)).save(tmp_path / "photo.jpg")
+    (tmp_path / "wide").mkdir()
+    Image.new("L", (6, 4)).save(tmp_path / "wide" / "0.png")
     for mode in ("RGB", "LA", "P"):
         (tmp_path / mode).mkdir()
         Image.new(mode, (5, 4)).save(tmp_path / mode / "0.png")
@@ -43,10 +52,16 @@ def test_what_is_no_image_of_the_model_s_is_refused(tmp_path):
     for name, message in {
         "nowhere": "no file or folder",
         "empty": "has no PNG",
-        "text.npz": "not an npz",
+        "text.npz": "not an npz with the images as arr_0, or was cut",
+        "cut.npz": "not an npz with the images as arr_0, or was cut",
+        "damaged.npz": "not an npz with the images as arr_0, or was cut",
+        "floats.npz": "pixels of float32: give 8 bits, uint8",
+        "array.npy": "array.npy is not an npz .*, a PNG, or a folder of PNG: give one",
+        "photo.jpg": "photo.jpg is not an npz .*, a PNG, or a folder",
+        "wide": "4x6 of mode L, .* resize it to 4x5",
         "other.npz": "arr_0",
         "large.npz": "6, 5, 1",
-        "RGB": "mode RGB",
+        "RGB": "mode RGB, .* convert it to mode L",
         "LA": "mode LA",
         "P": "mode P",
         "broken": "not a readable PNG",

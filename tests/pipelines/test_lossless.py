@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from marble.compression import format
-from marble.diffusion import linear
+from marble.diffusion import from_curve, linear
 from marble.errors import InputError
 from marble.models import UNet
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig, lossless
@@ -15,19 +15,17 @@ from marble.sampling import Ancestral
 COUNT = lossless.BATCH_SIZE + 3
 
 
-def pipeline(seed=1):
-    model = UNet(
-        out_channels=1, channels=8, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(), num_groups=4
-    )
+def pipeline(seed=1, num_classes=None, **options):
+    small = dict(out_channels=1, channels=8, channel_mult=(1, 2), num_res_blocks=1, num_groups=4)
+    model = UNet(**small, attention_resolutions=(), num_classes=num_classes)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     params = tree.unflatten([x + 0.05 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
     image = ImageSpec(shape=(8, 8, 1), levels=17)
     config = SamplingConfig(batch_size=16)
-    return DiffusionPipeline(
-        model=model, params=params, schedule=linear(20), image=image, sampler=Ancestral(), config=config
-    )
+    options = {"schedule": linear(20), **options}
+    return DiffusionPipeline(model=model, params=params, image=image, sampler=Ancestral(), config=config, **options)
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +93,11 @@ def test_a_network_that_computes_otherwise_is_refused(compressor, compressed, mo
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((0, 8, 8, 1), int), "n >= 1"),
+        (np.zeros((0, 8, 8, 1), int), "n at least 1"),
         (np.zeros((2, 8, 9, 1), int), "8, 9, 1"),
-        (np.zeros((2, 8, 8, 1)), "integers between 0 and 16"),
-        (np.full((2, 8, 8, 1), 17), "integers between 0 and 16"),
-        (np.full((2, 8, 8, 1), -1), "integers between 0 and 16"),
+        (np.zeros((2, 8, 8, 1)), "integers from 0 to 16"),
+        (np.full((2, 8, 8, 1), 17), "integers from 0 to 16"),
+        (np.full((2, 8, 8, 1), -1), "integers from 0 to 16"),
     ],
 )
 def test_wrong_images_are_refused(compressor, allocation, images, message):
@@ -111,3 +109,23 @@ def test_wrong_images_are_refused(compressor, allocation, images, message):
 def test_a_seed_out_of_range_is_refused(compressor, allocation, pixels, seed):
     with pytest.raises(InputError, match=f"seed={seed}"):
         compressor.compress(pixels, allocation, seed=seed)
+
+
+def test_a_model_that_can_not_compress_is_refused_by_its_kind():
+    class VAEPipeline:
+        pass
+
+    for pipe, message in (
+        (VAEPipeline(), "this is a VAEPipeline"),
+        (pipeline(schedule=from_curve(lambda t: 6 - 16 * t)), "this one is in continuous time"),
+        (pipeline(num_classes=3), "was trained with labels only: train it with training.label_dropout"),
+    ):
+        with pytest.raises(InputError, match=message):
+            lossless.LosslessCompressor(pipe)
+
+
+def test_a_model_of_classes_predicts_by_its_null_class(pixels):
+    pipe = pipeline(num_classes=3, has_null_class=True)
+    found = lossless.LosslessCompressor(pipe)._predict(pixels[:2].astype(np.float32).reshape(2, -1) / 8 - 1, 5)
+    null = pipe.denoise(pixels[:2].astype(np.float32) / 8 - 1, 5, {"label": np.array([3, 3])}).x_0
+    np.testing.assert_allclose(found.reshape(2, 8, 8, 1), np.clip(null, -1, 1), atol=1e-5)

@@ -52,6 +52,13 @@ def test_what_cannot_be_written_is_named_and_leaves_the_old_file_alone(tmp_path,
     assert [file.name for file in tmp_path.iterdir()] == [name] and path.read_bytes() == b"old"
 
 
+def test_room_is_the_remedy_for_a_full_disk_alone(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "folder", tmp_path / "nowhere" / "a.npz"):
+        with pytest.raises(RunError, match=r"cannot write .*: give another name, or a folder that is there"):
+            save_npz(path, images(1))
+
+
 def test_an_interruption_while_writing_leaves_nothing_and_stays_what_it_is(tmp_path):
     with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a.png") as file:
         file.write(b"half")

@@ -82,6 +82,7 @@ def test_bits_are_those_of_the_formulas_on_one_device(pipe):
     weight = vae.log_weight(likelihood, encoding, noise)
     np.testing.assert_allclose(found["importance_weighted"], weight * to_bits, rtol=1e-4)
     np.testing.assert_allclose(found["reconstruction"] + found["kl"], found["elbo"], rtol=1e-6)
+    assert list(found) == ["reconstruction", "kl", "elbo", "importance_weighted"]
 
 
 @pytest.mark.parametrize("likelihood", [vae.DISCRETISED_LOGISTIC, vae.GAUSSIAN], ids=["logistic", "gaussian"])
@@ -118,6 +119,9 @@ def test_bits_of_an_image_are_its_own_and_a_second_call_compiles_nothing(pipe):
         (lambda p: p.encode(IMAGES / 16), "images of float64 from 0.0 to 1.0: give integers from 0 to 16"),
         (lambda p: p.bits_per_dim(IMAGES + 10), "integers from 0 to 16"),
         (lambda p: p.bits_per_dim(IMAGES, num_samples=0), "num_samples=0"),
+        (lambda p: p.bits_per_dim(IMAGES, num_samples=3.5), "num_samples=3.5 must be a whole number"),
+        (lambda p: p.decode(np.full((2, 4), np.nan)), "a latent is nan: give finite numbers"),
+        (lambda p: p.decode(np.full((2, 4), np.inf)), "a latent is inf"),
         (lambda p: p.decode(np.zeros((2, 3))), r"latents of shape \[2, 3\]: this model takes \[n 4\]"),
         (lambda p: VAESamplingConfig(batch_size=0), "sampling.batch_size=0"),
     ],

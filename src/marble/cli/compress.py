@@ -3,8 +3,8 @@
   marble compress --workdir runs/digits --input split:test --out digits.mrbl
 
 The input is an npz (arr_0, uint8 [n h w c]), a folder of PNG, or split:NAME of the model's data set. How the bits are
-spread over the transitions comes from the training split's first images, and is written in the file. marble
-decompress, with the same model and on the same machine, gives the same pixels back, or blurred ones from any prefix.
+spread over the transitions comes from at most 512 images of the training split, and is written in the file. marble
+decompress, with the same checkpoint, libraries and machine, gives the same pixels back, or blurred ones from a prefix.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from marble.cli.flags import check_writable, parse, require
+from marble.cli.flags import check_writable, naming, parse, require
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Folder of the training run.", **text)
     flags.DEFINE_string("input", None, "npz, folder of PNG, or split:NAME.", **text)
     flags.DEFINE_string("out", None, "The compressed file.", **text)
-    flags.DEFINE_integer("num_steps", None, "Transitions, 4 to 16 (default: by the model).", **text)
+    flags.DEFINE_integer("num_steps", None, "Transitions, 4 to 16 (default: by the training images).", **text)
     flags.DEFINE_integer("seed", 0, "Seed of the noise that both sides draw.", **text)
     flags.DEFINE_integer("step", None, "Checkpoint to use (default: the newest whole one).", **text)
 
@@ -38,7 +38,8 @@ def main(argv: list[str]) -> int:
     """Compresses, and returns the exit status."""
     values = parse("compress", __doc__, argv, define)
     require(values, "workdir", "input", "out")
-    check_writable("out", str(Path(values.out).parent))
+    out = Path(values.out)
+    check_writable("out", str(out.parent), [out.name])
     from marble.builders import load
     from marble.parallel import log_devices
     from marble.pipelines.lossless import LosslessCompressor
@@ -49,10 +50,12 @@ def main(argv: list[str]) -> int:
     log_devices()
     pipe = load(values.workdir, step=values.step)
     pixels = read_pixels(values.input, values.workdir, pipe.image)
-    compressor = LosslessCompressor(pipe, progress=True)
+    with naming(f"--workdir {values.workdir}"):
+        compressor = LosslessCompressor(pipe, progress=True)
     allocation = compressor.allocate(read_split(values.workdir, "train", NUM_TRAIN), num_steps=values.num_steps)
     compressed = compressor.compress(pixels, allocation, seed=values.seed)
-    with replacing(Path(values.out)) as file:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as file:
         file.write(compressed.data)
     logger.info(
         "wrote %s: %s images in %s bytes, %.3f bits a dimension; its ideal length is %.0f bytes",

@@ -3,8 +3,10 @@
   marble evaluate --workdir runs/digits --metrics bpd --split test --num 360
 
 bpd: how many bits a dimension the model needs for an image: L_T, L_{t-1} by tenths of the steps, L_0 and their sum,
-the variational bound, with standard errors over images; and beside it the likelihood under the probability flow. All
-is written to WORKDIR/metrics.json, by metric and split, with every term and the rate-distortion curve.
+the variational bound, with standard errors over images; and beside it the likelihood under the probability flow. Of a
+variational autoencoder: the reconstruction, KL(q(z | x) || p(z)), their sum, and the importance-weighted bound. All is
+written to WORKDIR/metrics.json, with every term and the rate-distortion curve, by metric and split: "test", or with
+fewer images than the split has "test[NUM]", beside what the whole split gave.
 """
 
 import json
@@ -15,13 +17,17 @@ from typing import Any
 
 from absl import flags
 
-from marble.cli.flags import parse, require
+from marble.cli.flags import parse, refuse, require
 from marble.config import nearest
 from marble.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 METRICS = ("bpd",)
+OF_FLOW = ("ode_steps", "ode_divergence", "ode_dequantisation")
+OF_STEPS = ("variance_type", "decoder")
+"""The flags of the bound in steps, which the one in continuous time is not."""
+OF_DIFFUSION = ("batch_size", *OF_STEPS, "ode", *OF_FLOW)
 
 
 def define(values: flags.FlagValues) -> None:
@@ -35,8 +41,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("step", None, "Checkpoint to use (default: the newest whole one).", **text)
     flags.DEFINE_bool("raw_params", False, "Use the last parameters instead of their moving average.", **text)
     flags.DEFINE_integer("batch_size", None, "Images in one call (default: the config's for sampling).", **text)
-    flags.DEFINE_string("variance_type", None, "Variance of the reverse steps (default: the sampler's).", **text)
-    flags.DEFINE_string("decoder", "exact", "exact, or tanh: the DDPM reference's approximation.", **text)
+    flags.DEFINE_string("variance_type", None, "Variance of reverse steps (default: the sampler's or model's).", **text)
+    flags.DEFINE_string("decoder", None, "exact (default), or tanh: the DDPM reference's approximation.", **text)
     flags.DEFINE_bool("ode", True, "Also compute the likelihood under the probability flow.", **text)
     flags.DEFINE_integer("ode_steps", 100, "Steps of the flow, each of four calls of the network.", **text)
     flags.DEFINE_string("ode_divergence", "hutchinson", "hutchinson, or exact: one derivative a dimension.", **text)
@@ -50,6 +56,8 @@ def main(argv: list[str]) -> int:
     for name in values.metrics or [""]:
         if name not in METRICS:
             raise InputError(f"--metrics {name!r} is unknown{nearest(name, METRICS)}")
+    if not values.ode:
+        refuse(values, OF_FLOW, "is for the probability flow, which --noode leaves out")
     from marble import builders, run, workdir
     from marble.parallel import explained_memory_error, log_devices
     from marble.pipelines import Flow, VAEPipeline, bits_per_dim
@@ -77,9 +85,12 @@ def main(argv: list[str]) -> int:
         settings["num"] = len(bits["elbo"])
         bounds = {name: estimate(each) for name, each in bits.items()}
         print("\n".join([heading(split, settings), *rows_of(bounds)]))
-        path = keep(values.workdir, "bpd", split, {**settings, **{name: e._asdict() for name, e in bounds.items()}})
-        logger.info("wrote %s", path)
+        found = {**settings, **{name: e._asdict() for name, e in bounds.items()}}
+        logger.info("wrote %s", keep(values.workdir, "bpd", entry(split, settings["num"], len(examples)), found))
         return 0
+    in_steps = pipe.schedule.num_train_timesteps is not None
+    if not in_steps:
+        refuse(values, OF_STEPS, "is for schedules in steps, and this model's is in continuous time")
     with explained_memory_error():
         found = bits_per_dim(
             pipe,
@@ -96,11 +107,11 @@ def main(argv: list[str]) -> int:
         "num": found.num,
         "variance_type": values.variance_type or default_variance_type(pipe),
         "clip_sample": pipe.config.clip_sample,
-        "decoder": values.decoder,
+        "decoder": (values.decoder or "exact") if in_steps else None,
         "flow": None if flow is None else vars(flow),
     }
     print(table(found, split, settings))
-    path = keep(values.workdir, "bpd", split, {**settings, **as_json(found)})
+    path = keep(values.workdir, "bpd", entry(split, found.num, len(examples)), {**settings, **as_json(found)})
     logger.info("wrote %s", path)
     return 0
 
@@ -109,9 +120,7 @@ def bits_of_vae(pipe: Any, examples: Any, values: flags.FlagValues) -> dict[str,
     """The bounds of a variational autoencoder on these examples, each [num]; InputError for flags of diffusion."""
     import numpy as np
 
-    for name in ("variance_type", "batch_size"):
-        if getattr(values, name) is not None:
-            raise InputError(f"--{name} is for diffusion models; this is a variational autoencoder: leave it out")
+    refuse(values, OF_DIFFUSION, "is for diffusion models, and this is a variational autoencoder")
     num = len(examples) if values.num is None else values.num
     if not 1 <= num <= len(examples):
         raise InputError(f"{num} images asked for: the split has {len(examples)}")
@@ -136,7 +145,8 @@ def heading(split: str, settings: Mapping[str, Any], more: str = "") -> str:
 
 def rows_of(estimates: Mapping[str, Any]) -> list[str]:
     """One line an estimate."""
-    return [f"{name:34}  {e.mean:8.5f}   {e.standard_error:.5f}" for name, e in estimates.items()]
+    # Adding 0.0 makes -0.0 plain: a KL of rounding errors is no less than 0.
+    return [f"{name:34}  {round(e.mean, 5) + 0.0:8.5f}   {e.standard_error:.5f}" for name, e in estimates.items()]
 
 
 def table(found: Any, split: str, settings: Mapping[str, Any]) -> str:
@@ -144,7 +154,8 @@ def table(found: Any, split: str, settings: Mapping[str, Any]) -> str:
     variance_type, decoder = settings["variance_type"], settings["decoder"]
     more = f"; {variance_type}, {decoder} decoder" if variance_type else "; continuous time"
     rows = {"L_T": found.prior}
-    rows |= {f"L_{{t-1}}, t = {steps}": estimate for steps, estimate in reversed(found.parts.items())}
+    part = "L_{{t-1}}, t = {}" if variance_type else "L, t in thousandths {}"
+    rows |= {part.format(steps): estimate for steps, estimate in reversed(found.parts.items())}
     rows |= {"L_0": found.reconstruction, "sum: the variational bound": found.total}
     if found.flow is not None:
         rows[f"probability flow, {settings['flow']['dequantisation']}"] = found.flow
@@ -159,6 +170,11 @@ def as_json(found: Any) -> dict[str, Any]:
         "by_step": {"mean": found.by_step.tolist(), "standard_error": found.by_step_standard_error.tolist()},
         "rate_distortion": {"rate": found.rate.tolist(), "rmse_of_255": found.rmse.tolist()},
     }
+
+
+def entry(split: str, num: int, total: int) -> str:
+    """The key of num images of a split of total: a part never takes the place of the whole."""
+    return split if num == total else f"{split}[{num}]"
 
 
 def keep(directory: str, metric: str, split: str, found: Mapping[str, Any]) -> str:

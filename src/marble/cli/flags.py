@@ -1,8 +1,9 @@
 """Command-line flags in absl's conventions, with marble's errors and exit status."""
 
+import contextlib
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -39,6 +40,22 @@ def require(values: flags.FlagValues, *names: str) -> None:
     for name in names:
         if values[name].value is None:
             raise InputError(f"--{name} is missing: {values[name].help}")
+
+
+def refuse(values: flags.FlagValues, names: Sequence[str], reason: str) -> None:
+    """InputError where one of these flags was given, for it would do nothing."""
+    for name in names:
+        if values[name].present:
+            raise InputError(f"--{name} {reason}: leave it out")
+
+
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """The InputErrors of what is in a file or folder, with its name before them."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
 def overridden(config: ConfigDict, words: list[str]) -> ConfigDict:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from marble.compression.decoder import pixel_bits
-from marble.compression.random_coding import MAX_BITS, candidate, choose, generator
+from marble.compression.random_coding import MAX_BITS, Stream, Use, candidate, choose, generator
 from marble.compression.transitions import BUCKETS, DEVIATIONS, bucket, posterior, reverse
 from marble.data.preprocess import to_float
 from marble.diffusion import Gaussian, Schedule, gaussian_kl
@@ -31,8 +31,6 @@ INEFFICIENCY = 1.5
 CHUNK_BITS = 12
 """Of KL, about, in the transitions that are chosen where no number of steps is given."""
 FEWEST, MOST = 4, 16
-STREAM = (0,)
-"""Of the noise that training images are walked with."""
 LADDER = 16
 """Levels at which the cost of the chain is measured."""
 
@@ -62,7 +60,7 @@ def allocate(
         raise InputError(f"num_steps={num_steps} must be between {FEWEST} and {MOST}")
     timesteps = _levels(predict, schedule, images, levels, num_steps)
     x_0 = np.asarray(to_float(images, levels))
-    x_t = generator(STREAM).standard_normal(x_0.shape, np.float32)
+    x_t = generator(Stream(Use.TRAINING_START)).standard_normal(x_0.shape, np.float32)
     codes, bits, chunks = [], [], []
     for i, (t, s) in enumerate(itertools.pairwise(timesteps)):
         prediction = predict(x_t, t)
@@ -77,8 +75,9 @@ def allocate(
         wanted = max(1.0, _bits(q, p).sum() / len(images))
         chunks.append(math.ceil(wanted / MAX_BITS))
         bits.append(math.ceil(wanted / chunks[-1]))
-        numbers = choose(q, p, (*STREAM, i), bits=bits[-1], chunks=chunks[-1])
-        x_t = candidate(numbers, p, (*STREAM, i), bits=bits[-1])
+        stream = Stream(Use.TRAINING_CANDIDATES, step=i)
+        numbers = choose(q, p, stream, bits=bits[-1], chunks=chunks[-1])
+        x_t = candidate(numbers, p, stream, bits=bits[-1])
     prediction = predict(x_t, timesteps[-1])
     codes.append(_fit(prediction, functools.partial(pixel_bits, images, prediction, levels=levels)))
     return Allocation(tuple(timesteps), tuple(bits), tuple(chunks), np.array(codes, np.uint8))
@@ -130,7 +129,7 @@ def _costs(
 
 
 def _noised(schedule: Schedule, x_0: np.ndarray, t: int) -> np.ndarray:
-    noise = generator((t,)).standard_normal(x_0.shape, np.float32)
+    noise = generator(Stream(Use.COSTS, step=t)).standard_normal(x_0.shape, np.float32)
     return (schedule.alpha[t] * x_0 + schedule.sigma[t] * noise).astype(np.float32)
 
 

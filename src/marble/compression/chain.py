@@ -17,6 +17,7 @@ import numpy as np
 from marble.compression import entropy, random_coding
 from marble.compression.allocation import Allocation, PredictFn
 from marble.compression.decoder import level_probabilities, pixel_bits
+from marble.compression.random_coding import Stream, Use
 from marble.compression.transitions import DEVIATIONS, bucket, posterior, reverse
 from marble.data.preprocess import to_float
 from marble.diffusion import Schedule, gaussian_kl
@@ -44,8 +45,12 @@ class Chain(NamedTuple):
 
     def start(self) -> np.ndarray:
         """x_t [n d] at the first level."""
-        numbers = random_coding.generator((self.seed, self.num_steps, 0))
+        numbers = random_coding.generator(Stream(Use.START, self.seed))
         return numbers.standard_normal((self.count, self.size), np.float32)
+
+    def candidates(self, i: int) -> Stream:
+        """The stream of transition i's candidates."""
+        return Stream(Use.CANDIDATES, self.seed, step=i)
 
     def look(self, i: int, x_t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(prediction, deviation) of x_0 [n d] at level i of the chain."""
@@ -72,8 +77,8 @@ def encode(chain: Chain, pixels: np.ndarray) -> Encoded:
         prediction, deviation = chain.look(i, x_t)
         p = reverse(x_0=prediction, deviation=deviation, **chain.step(i, x_t))
         q = posterior(x_0=x_0, **chain.step(i, x_t))
-        numbers = random_coding.choose(q, p, (chain.seed, i), bits=bits, chunks=chunks)
-        x_t = random_coding.candidate(numbers, p, (chain.seed, i), bits=bits)
+        numbers = random_coding.choose(q, p, chain.candidates(i), bits=bits, chunks=chunks)
+        x_t = random_coding.candidate(numbers, p, chain.candidates(i), bits=bits)
         sections.append(pack(numbers, bits))
         ideal_bits += numbers.size * bits
     parts = [
@@ -99,7 +104,7 @@ def decode(chain: Chain, sections: Sequence[bytes]) -> tuple[np.ndarray, bool]:
         p = reverse(x_0=prediction, deviation=deviation, **chain.step(i, x_t))
         bits, chunks = chain.allocation.bits[i], chain.allocation.chunks[i]
         numbers = unpack(section, (chain.count, chunks), bits)
-        x_t = random_coding.candidate(numbers, p, (chain.seed, i), bits=bits)
+        x_t = random_coding.candidate(numbers, p, chain.candidates(i), bits=bits)
     prediction, deviation = chain.look(min(len(sections), chain.num_steps), x_t)
     if len(sections) <= chain.num_steps:
         return prediction, False
@@ -118,7 +123,7 @@ def bound_bits(chain: Chain, pixels: np.ndarray, seed: int) -> float:
     nats = 0.0
     for i, t in enumerate(chain.allocation.timesteps):
         alpha, sigma = chain.schedule.alpha[t], chain.schedule.sigma[t]
-        noise = random_coding.generator((seed, i)).standard_normal(x_0.shape, np.float32)
+        noise = random_coding.generator(Stream(Use.BOUND, seed, step=i)).standard_normal(x_0.shape, np.float32)
         x_t = (alpha * x_0 + sigma * noise).astype(np.float32)
         if i == 0:
             nats += 0.5 * (alpha**2 * x_0**2 + sigma**2 - 1 - 2 * math.log(sigma)).sum(dtype=np.float64)

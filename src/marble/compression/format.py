@@ -20,6 +20,8 @@ from marble.errors import InputError
 
 MAGIC, VERSION = b"MRBL", 1
 HASH_BYTES = 8
+CRC_BYTES = 4
+"""Of the header, and of the pixels."""
 MOST_STEPS, MOST_COUNT = 255, 1 << 40
 
 
@@ -52,13 +54,14 @@ def write(header: Header, sections: Sequence[bytes]) -> bytes:
     fields = _pack_header(header)
     start = MAGIC + bytes([VERSION]) + _varint(len(fields)) + fields
     body = b"".join(_crc16(section) + section for section in sections)
-    return start + zlib.crc32(start).to_bytes(4, "big") + body
+    return start + zlib.crc32(start).to_bytes(CRC_BYTES, "big") + body
 
 
 def read(data: bytes, *, prefix: bool = False) -> tuple[Header, list[bytes]]:
     """The header and the sections; with prefix, those that a cut file still has.
 
-    InputError where it is no file of marble, of another version, damaged, or cut and not read as a prefix.
+    InputError where it is no file of marble, of another version, damaged, or cut: without prefix anywhere, with it in
+    the header.
     """
     header, start = _read_header(data)
     whole = start + sum(size + 2 for size in header.section_sizes)
@@ -79,21 +82,26 @@ def read(data: bytes, *, prefix: bool = False) -> tuple[Header, list[bytes]]:
 
 
 def header_size(data: bytes) -> int:
-    """The bytes of the header of a file."""
+    """The bytes of the header of a file; InputError where they are not all there."""
     return _read_header(data)[1]
 
 
 def _read_header(data: bytes) -> tuple[Header, int]:
     """The header, and where the sections start."""
-    if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
+    if not data:
+        raise InputError("the compressed file is empty: it was cut, or never written")
+    if data[: len(MAGIC)] != MAGIC[: len(data)]:
         raise InputError("this is not a file of marble compress: its first bytes are others")
     reader = _Reader(data, len(MAGIC))
     version = reader.bytes(1)[0]
     if version != VERSION:
         raise InputError(f"the compressed file is of version {version}, this marble reads version {VERSION}")
     length = reader.number()
+    size = reader.at + length + CRC_BYTES
+    if len(data) < size:
+        raise InputError(f"{_cut(data)} of {size} bytes: nothing decodes")
     fields = _Reader(reader.bytes(length), 0)
-    if reader.crc() != zlib.crc32(data[: reader.at - 4]):
+    if reader.crc() != zlib.crc32(data[: reader.at - CRC_BYTES]):
         raise InputError("the compressed file is damaged in its header: its checksum is wrong")
     return _unpack_header(fields), reader.at
 
@@ -103,7 +111,7 @@ def _pack_header(header: Header) -> bytes:
     numbers = [*header.shape, header.levels, header.count, header.seed, header.pixels_size, len(plan.bits)]
     numbers += [*plan.timesteps, *plan.bits, *plan.chunks]
     codes = np.unpackbits(plan.codes.reshape(-1, 1), axis=1)[:, 2:]  # 6 bits each
-    crc = header.pixels_crc.to_bytes(4, "big")
+    crc = header.pixels_crc.to_bytes(CRC_BYTES, "big")
     hashes = header.model_hash + header.program_hash
     return b"".join(map(_varint, numbers)) + np.packbits(codes).tobytes() + hashes + crc
 
@@ -133,7 +141,7 @@ class _Reader:
     def bytes(self, size: int) -> bytes:
         part = self._data[self.at : self.at + size]
         if len(part) < size:
-            raise InputError(f"{len(self._data)} bytes of a compressed file are less than its header: nothing decodes")
+            raise InputError(f"{_cut(self._data)}: nothing decodes")
         self.at += size
         return part
 
@@ -146,7 +154,11 @@ class _Reader:
         return value
 
     def crc(self) -> int:
-        return int.from_bytes(self.bytes(4), "big")
+        return int.from_bytes(self.bytes(CRC_BYTES), "big")
+
+
+def _cut(data: bytes) -> str:
+    return f"the compressed file was cut: its {len(data)} bytes are less than its header"
 
 
 def _varint(value: int) -> bytes:

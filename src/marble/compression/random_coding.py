@@ -12,7 +12,9 @@ Numbers of few bits keep the search short, so x is cut in chunks, each with cand
 the z of a chunk: their scores are then one product of matrices, and each image's candidates are as random as before.
 """
 
+import enum
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,20 +25,47 @@ MAX_BITS = 16
 BLOCK = 1 << 12
 """Candidates that are drawn and scored at a time."""
 
-Stream = tuple[int, ...]
-"""What names a stream of random numbers: the seed of the file, the step, and what else there is."""
+
+class Use(enum.IntEnum):
+    """What random numbers are for. No number is 0: see ``generator``."""
+
+    START = 1
+    """A file's noise at the first level."""
+    CANDIDATES = 2
+    """Those of a file's transitions."""
+    TRAINING_START = 3
+    TRAINING_CANDIDATES = 4
+    """What training images are walked with."""
+    COSTS = 5
+    """The noise in which the cost of the chain is measured."""
+    BOUND = 6
+    """The noise in which a file's bound is measured."""
+
+
+class Stream(NamedTuple):
+    """Names random numbers: what they are for, the seed, the step, and the chunk of an image."""
+
+    use: Use
+    seed: int = 0
+    step: int = 0
+    chunk: int = 0
 
 
 def generator(stream: Stream) -> np.random.Generator:
-    """The random numbers of a stream: the same wherever and whenever."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(stream)))
+    """The random numbers of a stream, which no other stream has: the same wherever and whenever."""
+    # The use is last and never 0: NumPy's seeds that differ in zeros at their end are the same.
+    words = (stream.seed, stream.step, stream.chunk, stream.use)
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
 
 
 def choose(q: Gaussian, p: Gaussian, stream: Stream, *, bits: int, chunks: int, temperature: float = 0.0) -> np.ndarray:
-    """The numbers [n chunks] of the candidates taken for n images; all means and variances are [n d]."""
+    """The numbers [n chunks] of the candidates taken for n images; all means and variances are [n d].
+
+    Each chunk has candidates of the stream's own for it.
+    """
     square = (0.5 * (1 - p.variance / q.variance)).astype(np.float32)
     linear = (np.sqrt(p.variance) * (q.mean - p.mean) / q.variance).astype(np.float32)
-    chance = generator((*stream, chunks))
+    chance = generator(stream._replace(chunk=chunks))  # behind those of the chunks
     chosen = np.zeros((len(linear), chunks), np.int64)
     for chunk in range(chunks):
         part = np.s_[:, chunk::chunks]
@@ -66,6 +95,6 @@ def candidate(numbers: np.ndarray, p: Gaussian, stream: Stream, *, bits: int) ->
 
 def _candidates(stream: Stream, chunk: int, bits: int, size: int) -> Iterator[tuple[int, np.ndarray]]:
     """(number of the first, z [rows size]) of all candidates, block by block."""
-    numbers = generator((*stream, chunk))
+    numbers = generator(stream._replace(chunk=chunk))
     for first in range(0, 1 << bits, BLOCK):
         yield first, numbers.standard_normal((min(BLOCK, (1 << bits) - first), size), np.float32)

@@ -25,7 +25,7 @@ from marble.diffusion import (
 from marble.diffusion.process import VarianceType
 from marble.errors import InputError
 from marble.parallel import compiler_options, data_mesh, put_batch
-from marble.pipelines.rows import check_seed, fitting_batch_size
+from marble.pipelines.rows import check_seed, fitting_batch_size, integer_images, whole
 from marble.pipelines.tally import BitsPerDim, Tally
 from marble.pipelines.unconditional import DiffusionPipeline
 from marble.sampling import fold_keys, image_keys, noise_like
@@ -74,7 +74,7 @@ def bits_per_dim(
     num: int | None = None,
     seed: int = 0,
     variance_type: VarianceType | None = None,
-    decoder: DecoderName = "exact",
+    decoder: DecoderName | None = None,
     flow: Flow | None = None,
     batch_size: int | None = None,
     progress: bool = False,
@@ -82,50 +82,53 @@ def bits_per_dim(
     """The variational bound on these images under a pipeline's model, and with ``flow`` their likelihood under that.
 
     examples hold integers 0..levels-1, as a data set's do (``ArrayExamples(image=...)`` of an array); num takes so many
-    of them, evenly spaced. variance_type is that of the reverse steps, by default the sampler's; predictions are
-    clipped as the pipeline clips them, for the bound alone. A schedule in continuous time has the bound and the decoder
-    of Kingma et al. 2021, at 1,000 random times an image. InputError for values out of range.
+    of them, evenly spaced. variance_type is that of the reverse steps, by default the sampler's, or the model's where
+    the sampler has none; decoder is exact by default; predictions are clipped as the pipeline clips them, for the bound
+    alone. A schedule in continuous time has the bound and the decoder of Kingma et al. 2021, at 1,000 random times an
+    image, and takes neither. batch_size is by default the config's; no more images than there are go in one call.
+    InputError for values out of range, and for images or labels that are not the model's.
     """
-    _check_name("decoder", decoder, DECODERS)
+    if not isinstance(pipe, DiffusionPipeline):
+        raise InputError(
+            f"{type(pipe).__name__} given: this measures a DiffusionPipeline; a VAEPipeline has its own bits_per_dim"
+        )
+    num = _num_images(examples, num)
     check_seed(seed)
-    if num is not None and not 1 <= num <= len(examples):
-        raise InputError(f"num={num} must be between 1 and {len(examples)}, the number of images in the split")
+    if decoder is not None:
+        _check_name("decoder", decoder, DECODERS)
+    for name, value in {"variance_type": variance_type, "decoder": decoder}.items():
+        if value is not None and pipe.schedule.num_train_timesteps is None:
+            raise InputError(f"{name} {value!r} is for schedules in steps, this is in continuous time: leave it out")
     if flow is not None and flow.dequantisation == "uniform":
         check_uniform(pipe.image.levels, pipe.schedule.level_at(ends(pipe.schedule)[0]))
     mesh = data_mesh()
-    size = fitting_batch_size(pipe.config.batch_size if batch_size is None else batch_size, mesh)
-    num = len(examples) if num is None else num
+    size = fitting_batch_size(pipe.config.batch_size if batch_size is None else batch_size, mesh, num=num)
     calls = 4 * flow.num_steps if flow else 0
     tally = Tally()
-    if variance_type is not None and pipe.schedule.num_train_timesteps is None:
-        raise InputError(f"variance_type {variance_type!r} is for schedules in steps: this one is in continuous time")
     with tqdm(
         total=-(-num // size) * (num_terms(pipe) + calls), unit="step", disable=None if progress else True
     ) as bar:
         program = Program(
             pipe=pipe,
             variance_type=variance_type or default_variance_type(pipe),
-            decoder=decoder,
+            decoder=decoder or "exact",
             flow=flow,
             tick=bar.update if progress else None,
         )
         compiled = jax.jit(program.batch, compiler_options=compiler_options(gradients=False))
         for batch in eval_batches(examples, batch_size=size, num_examples=num):
             mask = batch.pop("mask") > 0
-            if batch["image"].max() >= pipe.image.levels:
-                raise InputError(
-                    f"a pixel is {batch['image'].max()}: these images have levels 0..{pipe.image.levels - 1}"
-                )
+            _check_batch(batch, pipe)
             tally.add(*jax.device_get(compiled(pipe.params, put_batch(mesh, batch), np.uint32(seed))), mask)
         jax.effects_barrier()
     return tally.result(dimensions=int(np.prod(pipe.image.shape)))
 
 
 def default_variance_type(pipe: DiffusionPipeline) -> VarianceType | None:
-    """The variance of the reverse steps where none is given: the sampler's, if it has one; None in continuous time."""
+    """The variance of the reverse steps where none is given: the sampler's, or else the model's; None without steps."""
     if pipe.schedule.num_train_timesteps is None:
         return None
-    return getattr(pipe.sampler, "variance_type", "fixed_large")
+    return getattr(pipe.sampler, "variance_type", pipe.variance_type)
 
 
 def num_terms(pipe: DiffusionPipeline) -> int:
@@ -200,6 +203,32 @@ class Program:
             return function(*arguments)
 
         return ticked
+
+
+def _num_images(examples: Examples, num: int | None) -> int:
+    """How many images are measured; InputError for what are no examples, or for more than there are."""
+    if not isinstance(examples, Examples):
+        raise InputError(f"examples of type {type(examples).__name__}: give ArrayExamples(image=...) of an array")
+    if not len(examples):
+        raise InputError("0 examples given: give at least 1")
+    num = len(examples) if num is None else whole("num", num)
+    if not 1 <= num <= len(examples):
+        raise InputError(f"num={num} must be between 1 and {len(examples)}, the number of images in the split")
+    return num
+
+
+def _check_batch(batch: dict[str, np.ndarray], pipe: DiffusionPipeline) -> None:
+    """InputError unless images and labels of a batch are the model's: an embedding takes any label without a word."""
+    integer_images(batch["image"], pipe.image)
+    classes = pipe.model.num_classes
+    if classes is None:
+        return
+    if "label" not in batch:
+        raise InputError(f"examples without labels: this model was trained with {classes} classes, give their labels")
+    if batch["label"].min() < 0 or batch["label"].max() >= classes:
+        raise InputError(
+            f"labels from {batch['label'].min()} to {batch['label'].max()}: this model's are 0 to {classes - 1}"
+        )
 
 
 def _check_name(what: str, name: str, names: Any) -> None:

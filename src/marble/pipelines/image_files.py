@@ -4,6 +4,9 @@ Data of fewer than 256 levels are stretched to 0..255 in files, as ``marble samp
 levels again, and refuses values between them.
 """
 
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,12 @@ from marble.data.images import MODES
 from marble.errors import InputError
 from marble.pipelines.pictures import replacing, save_npz
 
+NPZ_ERRORS = (
+    *(OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What NumPy raises for npz that are cut, damaged or of something else."""
+
 
 def stretched(pixels: np.ndarray, levels: int) -> np.ndarray:
     """uint8 0..255 of integers 0..levels-1."""
@@ -21,8 +30,6 @@ def stretched(pixels: np.ndarray, levels: int) -> np.ndarray:
 
 def unstretched(images: np.ndarray, levels: int, name: str) -> np.ndarray:
     """Integers 0..levels-1 of uint8 images; InputError with name where a value is none of the levels'."""
-    if images.dtype != np.uint8:
-        raise InputError(f"{name} has pixels of {images.dtype}: give 8 bits, uint8")
     pixels = np.round(images * ((levels - 1) / 255)).astype(np.int64)
     wrong = images[stretched(pixels, levels) != images]
     if wrong.size:
@@ -33,22 +40,31 @@ def unstretched(images: np.ndarray, levels: int, name: str) -> np.ndarray:
 def read_images(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """uint8 [n h w c]: ``arr_0`` of an npz, a PNG, or all of a folder by name. InputError unless they are of shape."""
     if path.is_dir():
-        files = sorted(path.glob("*.png"))
+        files = pngs_of(path)
         if not files:
             raise InputError(f"the folder {path} has no PNG")
         return np.stack([_read_png(file, shape) for file in files])
     if not path.is_file():
         raise InputError(f"there is no file or folder {path}")
-    if path.suffix == ".png":
+    if path.suffix.lower() == ".png":
         return _read_png(path, shape)[None]
+    if path.suffix.lower() != ".npz":
+        raise InputError(f"{path} is not an npz with the images as arr_0, a PNG, or a folder of PNG: give one of these")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images = arrays["arr_0"]
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not an npz with the images as arr_0") from error
+    except NPZ_ERRORS as error:
+        raise InputError(f"{path} is not an npz with the images as arr_0, or was cut: write it again") from error
+    if images.dtype != np.uint8:
+        raise InputError(f"{path} has pixels of {images.dtype}: give 8 bits, uint8 from 0 to 255")
     if images.ndim != 4 or images.shape[1:] != tuple(shape) or not len(images):
         raise InputError(f"{path} has images of shape {list(images.shape)}, the model's are [n, {_named(shape)}]")
     return images
+
+
+def pngs_of(folder: Path) -> list[Path]:
+    """The PNG in a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png")
 
 
 def write_images(path: Path, images: np.ndarray) -> None:
@@ -67,11 +83,13 @@ def _read_png(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     try:
         with Image.open(path) as image:
             found, pixels = (*image.size[::-1], image.mode), np.array(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} is not a readable PNG ({error})") from error
-    if found != (height, width, MODES.get(channels)):
+    mode = MODES.get(channels)
+    if found != (height, width, mode):
+        remedy = f"convert it to mode {mode}" if found[:2] == (height, width) else f"resize it to {height}x{width}"
         was = f"{found[0]}x{found[1]} of mode {found[2]}"
-        raise InputError(f"{path} is {was}, the model's are {height}x{width} of mode {MODES.get(channels)}")
+        raise InputError(f"{path} is {was}, the model's are {height}x{width} of mode {mode}: {remedy}")
     return pixels.reshape(shape)
 
 

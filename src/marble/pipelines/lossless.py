@@ -38,11 +38,14 @@ class Compressed(NamedTuple):
 
 
 class LosslessCompressor:
-    """A pipeline's network as a compressor. Images are integers [n h w c] in 0..levels-1, levels the data's own."""
+    """A pipeline's network as a compressor. Images are integers [n h w c] in 0..levels-1, levels the data's own.
+
+    A file has no labels: a model of classes predicts by its null class. InputError for a model that has none, is in
+    continuous time, or does not diffuse.
+    """
 
     def __init__(self, pipe: DiffusionPipeline, *, progress: bool = False) -> None:
-        if not isinstance(pipe, DiffusionPipeline) or pipe.schedule.num_train_timesteps is None:
-            raise InputError("compression needs a diffusion model with a schedule of steps: this model is another")
+        _check(pipe)
         self.image, self.schedule = pipe.image, pipe.schedule
         self._params = jax.device_put(jax.device_get(pipe.params), jax.local_devices()[0])
         self._size = int(np.prod(self.image.shape))
@@ -147,6 +150,20 @@ class LosslessCompressor:
                 yield
             finally:
                 self._tick = _silent
+
+
+def _check(pipe: Any) -> None:
+    """InputError unless the pipeline's model can compress."""
+    needed = "compression needs a diffusion model with a schedule of steps"
+    if not isinstance(pipe, DiffusionPipeline):
+        raise InputError(f"{needed}: this is a {type(pipe).__name__}, give another model")
+    if pipe.schedule.num_train_timesteps is None:
+        raise InputError(f"{needed}: this one is in continuous time, give another model")
+    if pipe.model.num_classes is not None and not pipe.has_null_class:
+        raise InputError(
+            "compression needs a model that predicts without a label, and this one was trained with labels only: train "
+            "it with training.label_dropout above 0, or without classes"
+        )
 
 
 def _silent() -> None:

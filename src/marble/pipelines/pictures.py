@@ -1,6 +1,7 @@
 """Images as files: grids as PNG, the reverse process as GIF, arrays as npz."""
 
 import contextlib
+import errno
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from marble.errors import RunError
 
 SMALL = 256
 """Grids narrower or lower than this many pixels are enlarged, pixel by pixel, so that a person can read them."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The errors of a disk, or of someone's part of it, that has no room left."""
 
 
 def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
@@ -68,4 +72,6 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if not isinstance(error, OSError):
             raise
         reason = error.strerror or error
-        raise RunError(f"cannot write {path} ({reason}): make room on its disk, or write to another folder") from error
+        elsewhere = "give another name, or a folder that is there and may be written to"
+        remedy = "make room on its disk, or write to another folder" if error.errno in FULL else elsewhere
+        raise RunError(f"cannot write {path} ({reason}): {remedy}") from error

@@ -35,7 +35,7 @@ def integer_images(images: np.ndarray, image: ImageSpec) -> np.ndarray:
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[1:] != tuple(image.shape) or not len(images):
         wanted = " ".join(map(str, image.shape))
-        raise InputError(f"images of shape {list(images.shape)}: this model takes [n {wanted}]")
+        raise InputError(f"images of shape {list(images.shape)}: this model takes [n {wanted}], n at least 1")
     if not np.issubdtype(images.dtype, np.integer) or images.min() < 0 or images.max() >= image.levels:
         raise InputError(
             f"images of {images.dtype} from {images.min()} to {images.max()}: give integers from 0 to "
@@ -44,11 +44,12 @@ def integer_images(images: np.ndarray, image: ImageSpec) -> np.ndarray:
     return images
 
 
-def fitting_batch_size(size: int, mesh: Mesh) -> int:
-    """At least what was asked for, and a multiple of the number of devices."""
+def fitting_batch_size(size: int, mesh: Mesh, *, num: int | None = None) -> int:
+    """At least what was asked for, or num images if they are fewer, and a multiple of the number of devices."""
     size = whole("batch_size", size)
     if size < 1:
         raise InputError(f"batch_size={size} must be at least 1")
+    size = size if num is None else min(size, num)
     return -(-size // mesh.devices.size) * mesh.devices.size
 
 

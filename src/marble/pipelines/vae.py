@@ -16,7 +16,7 @@ from marble.data.preprocess import to_float, to_uint8
 from marble.errors import InputError
 from marble.models import VAE
 from marble.parallel import compiler_options, data_mesh, put_batch, replicated
-from marble.pipelines.rows import batches, fitting_batch_size, image_indices, integer_images
+from marble.pipelines.rows import batches, fitting_batch_size, image_indices, integer_images, whole
 from marble.pipelines.settings import ImageSpec
 from marble.sampling import fold_keys, image_keys, noise_like
 from marble.typing import Array
@@ -99,6 +99,8 @@ class VAEPipeline:
         z = np.asarray(z, np.float32)
         if z.ndim != 2 or z.shape[1] != self.model.latent_size or not len(z):
             raise InputError(f"latents of shape {list(z.shape)}: this model takes [n {self.model.latent_size}]")
+        if not np.isfinite(z).all():
+            raise InputError(f"a latent is {z[~np.isfinite(z)][0]}: give finite numbers")
         return self._finished(self._over_batches(self._decode_batch, {"z": z}), as_float)
 
     def reconstruct(self, images: np.ndarray, *, as_float: bool = False) -> np.ndarray:
@@ -114,13 +116,14 @@ class VAEPipeline:
         tighter bound of the same draws, by the exact probabilities of the data's levels. An image's draws depend on
         (seed, its position, the draw) alone; another num_samples compiles nothing.
         """
-        if num_samples < 1:
+        if whole("num_samples", num_samples) < 1:
             raise InputError(f"num_samples={num_samples} must be at least 1")
         images = integer_images(images, self.image)
         rows = {"image": images, "index": image_indices(len(images), seed=seed, first=0)}
         terms = self._over_batches(self._measure_batch, rows, np.uint32(seed), np.int32(num_samples), progress=progress)
         bits = 1 / (math.log(2) * math.prod(self.image.shape))
-        return {name: nats.astype(np.float64) * bits for name, nats in terms.items()}
+        order = ("reconstruction", "kl", "elbo", "importance_weighted")  # compiled functions sort their names
+        return {name: terms[name].astype(np.float64) * bits for name in order}
 
     def _over_batches(
         self,

@@ -10,6 +10,7 @@ which is smooth and of unit size at both ends, so that equal steps of log-SNR by
 order 4 are enough. A density of images is not yet a probability of pixels: dequantisation is at the end of the file.
 """
 
+import logging
 from collections.abc import Callable
 
 import jax
@@ -18,6 +19,8 @@ import jax.numpy as jnp
 from marble.diffusion.schedules import NoiseSchedule, variance_preserving
 from marble.errors import InputError
 from marble.typing import Array, Context, DenoiseFn, Level, coefficient_like
+
+logger = logging.getLogger(__name__)
 
 Divergence = Callable[[Callable[[Array], Array], Array], tuple[Array, Array]]
 """divergence(f, y [b ...]) -> (f(y) [b ...], the trace of df/dy for each image [b]), f acting on each image alone."""
@@ -121,12 +124,20 @@ def uniform_nll(log_prob: Array, *, size: int, level: Level, levels: int) -> Arr
 
 
 def check_uniform(levels: int, level: Level) -> None:
-    """InputError unless bins of this many levels over [-1, 1] are narrow beside the least noise."""
+    """InputError where bins of this many levels over [-1, 1] are wide beside the least noise; a warning if wider."""
     width, noise = 2 / (levels - 1), float(level.sigma / level.alpha)
     if width > MOST_BIN_TO_NOISE * noise:
         raise InputError(
             f"uniform dequantisation needs bins at most {MOST_BIN_TO_NOISE:g} times as wide as the least noise: here "
             f"the {levels} levels are {width:.3g} apart and the noise is {noise:.3g}: use variational dequantisation"
+        )
+    if width > noise * (1 + 1e-3):  # which float32 is not sure of
+        logger.warning(
+            "uniform dequantisation of %d levels %.3g apart, %.2g times the least noise: it falls partly between the "
+            "levels that the model knows, and the figure is higher for it; variational dequantisation does not",
+            levels,
+            width,
+            width / noise,
         )
 
 
