@@ -29,3 +29,10 @@ def x64():
     """Float64 for tests of formulas."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_programs_of_other_modules():
+    """A worker that kept all compiled programs would need gigabytes."""
+    yield
+    jax.clear_caches()

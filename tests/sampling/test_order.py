@@ -29,7 +29,7 @@ def test_the_error_falls_by_the_order(x64, sampler, order, exact_steps):
     assert order_of_convergence(sampler, SCHEDULE, exact_steps=exact_steps) == pytest.approx(order, abs=0.2)
 
 
-@pytest.mark.parametrize("order, variant", [(1, "bh1"), (1, "bh2"), (2, "bh1"), (2, "bh2"), (3, "bh2")])
+@pytest.mark.parametrize("order, variant", [(1, "bh1"), (1, "bh2"), (2, "bh1"), (2, "bh2"), (3, "bh1"), (3, "bh2")])
 def test_the_corrector_of_unipc_adds_one_to_the_order_of_its_predictor(x64, order, variant):
     # Zhao et al. 2023, theorem 3.1 with corollary 3.2: UniPC-p is of order p + 1.
     sampler = UniPC(order, variant, lower_order_final=False)
