@@ -83,7 +83,10 @@ def random_images(shape, *, train=50, test=10):
     }
 
 
-@pytest.mark.parametrize("name", ["digits", "digits:conditional", "digits_vae", "digits_vae:gaussian", *WRITERS])
+OTHERS = ("digits:conditional", "digits_vae", "digits_vae:gaussian", *WRITERS)
+
+
+@pytest.mark.parametrize("name", ["digits", *(pytest.param(name, marks=pytest.mark.heavy) for name in OTHERS)])
 def test_smoke_trains_and_samples(name, tmp_path):
     base, _, variant = name.partition(":")
     config = builders.complete(load_config(f"{base}:smoke"))

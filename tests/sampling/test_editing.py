@@ -82,6 +82,7 @@ def test_a_hole_is_filled_by_the_conditional_distribution():
     assert abs(replaced[:, 1].mean() - mean) > 2 * abs(fitted[:, 1].mean() - mean)  # what the repetitions are for
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("ode", "predictor_corrector")])
 def test_a_hole_is_filled_by_any_sampler(name):
     # Multistep samplers too, whose memory is of another way. The solver asks for a level an image, which this denoiser

@@ -42,6 +42,7 @@ def exact_variance(num_steps, variance_type):
     return variance
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
 @pytest.mark.parametrize("num_steps", [10, 100, 1000])
 def test_the_sampler_has_the_variance_of_its_recursion(num_steps, variance_type):

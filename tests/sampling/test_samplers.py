@@ -30,6 +30,7 @@ def keys(num):
     return image_keys(0, jnp.arange(num))
 
 
+@pytest.mark.heavy
 @every_sampler
 def test_gaussian_data_reach_their_moments(name):
     grid = levels(SCHEDULE, 800, "log_snr")
@@ -39,6 +40,7 @@ def test_gaussian_data_reach_their_moments(name):
     assert float(x.var()) == pytest.approx(VARIANCE, rel=0.04)
 
 
+@pytest.mark.heavy
 @every_sampler
 def test_jit_and_no_jit_agree(name):
     grid, sampler = levels(SCHEDULE, 2), TABLE[name]
@@ -120,6 +122,7 @@ def test_a_step_of_one_goes_to_the_predicted_x_0(name):
     assert np.abs(x).max() < 1.5
 
 
+@pytest.mark.heavy
 @every_sampler
 def test_samplers_start_at_the_noise_of_continuous_schedules(name):
     schedule = edm()

@@ -91,6 +91,7 @@ def test_every_sampler_is_here():
     assert SETTINGS.keys() | NOT_LINEAR == SAMPLERS.keys()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", CASES)
 def test_images_have_the_variance_of_the_recursion(name):
     # Draws that are not apart from each other would be squared after they are added up.

@@ -79,6 +79,7 @@ def test_every_word_is_in_some_experiment():
         assert set(words) <= said(key)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("diffusion", "training"), EXPERIMENTS, ids=lambda words: words.get("beta_schedule", ""))
 def test_two_real_steps(diffusion, training):
     config = builders.complete(config_of(diffusion, training))
@@ -100,6 +101,7 @@ def test_two_real_steps(diffusion, training):
         assert int(state.loss_history.counts.sum()) == 16
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("number", [13, *(pytest.param(number, marks=pytest.mark.slow) for number in (3, 9))])
 def test_a_run_goes_from_words_to_images(number, tmp_path):
     config = builders.complete(config_of(*EXPERIMENTS[number]))
