@@ -83,7 +83,8 @@ def test_20_steps_of_dpm_solver_are_no_worse_than_1000_ancestral_ones(folder, ge
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_bound_s_terms_add_up_to_it_and_the_flow_is_below(folder, split):
     # The model knows the digits it was trained on a little better: by less than 5 %.
-    finished(marble("evaluate", "--workdir", folder / "run", "--split", split, "--num", 360, optimised=True))
+    evaluate = ("evaluate", "--workdir", folder / "run", "--split", split, "--num", 360)
+    finished(marble(*evaluate, optimised=True), timeout=3000)
     found = json.loads((folder / "run" / "metrics.json").read_text())["bpd"]
     found = next(value for name, value in found.items() if name.startswith(split))
     print(split, {name: found[name] for name in ("L_T", "L_0", "bound", "probability_flow")})

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from marble.metrics import nearest_neighbour_accuracy
 
 TOY = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "toy_2d.py"))
 
 
+@pytest.mark.heavy
 def test_the_toy_program_learns_its_spiral():
     points, _ = TOY["main"]()
     fresh = TOY["spiral"](jax.random.key(123), 1000)

@@ -270,6 +270,7 @@ def test_guidance_needs_a_conditional_model(pipe):
     ("options", "message"),
     [
         ({"num": 0}, "0 images"),
+        ({"num": 10**14}, "100000000000000 images asked for: give at least 1, and fewer than 4294967296"),
         ({"num": 4, "steps": 21}, "21 sampling steps: .* 1 and 20"),
         ({"num": 4, "steps": 0}, "0 sampling steps"),
         ({"num": 4, "labels": 1}, "trained without labels"),

@@ -206,6 +206,7 @@ def filled_state():
     return TrainState.create(state.params, OPTIMIZER, loss_history=LossHistory(losses, jnp.array([9, 10, 10, 10])))
 
 
+@pytest.mark.heavy
 def test_importance_remembers_the_same_however_the_batch_is_split():
     mesh = data_mesh()
     whole, _ = run(jax.jit(importance_step()), filled_state(), 4)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from processes import assert_same_run, metrics
 
 from marble import builders, run, vae
@@ -121,6 +122,7 @@ def test_the_loss_falls_and_the_window_says_of_what():
     assert set(first) == {"reconstruction", "kl"}
 
 
+@pytest.mark.heavy
 def test_a_run_that_goes_on_ends_as_the_one_that_was_not_stopped(tmp_path):
     config = builders.complete(load_config("digits_vae:smoke"))
     config.training.sample_every = 0

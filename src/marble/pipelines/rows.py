@@ -16,11 +16,11 @@ MOST_SEED = 2**32 - 1
 def image_indices(num: int, *, seed: int, first: int) -> np.ndarray:
     """The indices first .. first + num - 1 of a run's images [num]; InputError for what is no such run."""
     num, first = whole("num", num), whole("first", first)
-    if num < 1:
-        raise InputError(f"{num} images asked for: give at least 1")
+    if not 1 <= num < 2**32:
+        raise InputError(f"{num} images asked for: give at least 1, and fewer than {2**32}")
     check_seed(seed)
     if not 0 <= first < 2**32 - num:
-        raise InputError(f"first={first} must be between 0 and {2**32 - num - 1}")
+        raise InputError(f"first={first} must be between 0 and {2**32 - num - 1}, for indices have 32 bits")
     return np.arange(first, first + num, dtype=np.uint32)
 
 
