@@ -36,6 +36,11 @@ def test_linspace_is_the_respacing_of_improved_diffusion():
     assert [*rising[:4], *rising[-3:]] == [0, 4, 8, 12, 991, 995, 999]
 
 
+def test_ddim25_is_the_spacing_leading():
+    # "ddim25" takes every 40th of 1000 steps from 0 up, which Song, Meng & Ermon 2021 did, and never the last one.
+    assert timesteps(1000, 25, "leading")[::-1].tolist() == list(range(0, 961, 40))
+
+
 def test_spacings_of_fifty_steps():
     # Lin et al. 2024, table 2, counted from 0.
     ends = {name: timesteps(1000, 50, name)[[0, 1, -2, -1]].tolist() for name in ("leading", "trailing", "linspace")}
