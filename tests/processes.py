@@ -2,10 +2,13 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -19,7 +22,12 @@ TINY = ["--config", "configs/digits.py:smoke"]
 ROOT = Path(__file__).parent.parent
 
 
-def marble(*words: object, within: Sequence[str] = (), optimised: bool = False) -> subprocess.Popen:
+def marble(
+    *words: object,
+    within: Sequence[str] = (),
+    optimised: bool = False,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.Popen:
     """Starts ``marble WORDS`` in the checkout on one device; ``within`` is a command that runs it.
 
     ``optimised`` has XLA compile as it does for users, for work of minutes.
@@ -27,11 +35,29 @@ def marble(*words: object, within: Sequence[str] = (), optimised: bool = False) 
     return subprocess.Popen(
         [*within, sys.executable, "-m", "marble.cli.main", *map(str, words)],
         cwd=ROOT,
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", **({"XLA_FLAGS": ""} if optimised else {})},
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", **({"XLA_FLAGS": ""} if optimised else {}), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def together(count: int, *words: object, last: Sequence[object] = ()) -> list[subprocess.Popen]:
+    """Starts ``marble WORDS`` in so many processes that are one program, one device each; the last has more words."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    cluster = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
+    return [
+        marble(*words, *(last if i == count - 1 else ()), environment={**cluster, "JAX_PROCESS_ID": str(i)})
+        for i in range(count)
+    ]
+
+
+def all_finished(processes: Sequence[subprocess.Popen], status: int = 0) -> list[str]:
+    """``finished`` for each; they are read at the same time, for a full pipe would stop one and so all."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda process: finished(process, status), processes))
 
 
 def finished(process: subprocess.Popen, status: int = 0, *, timeout: float = 300) -> str:

@@ -55,9 +55,7 @@ class CheckpointWriter:
             policies.append(preservation.EveryNSeconds(round(3600 * keep_every_hours)))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation.AnyPreservationPolicy(policies) if policies else None,
-            multiprocessing_options=ocp.options.MultiprocessingOptions(
-                primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
-            ),
+            multiprocessing_options=_alone(),
             create=False,  # which it would not do for some of the processes
         )
         self._manager = None
@@ -178,10 +176,19 @@ def _read_state(path: epath.Path, target: Any) -> Any:
     partial = isinstance(target, Mapping)
     args = ocp.args.PyTreeRestore(item=target, restore_args=as_numpy, partial_restore=partial)
     try:
-        with _quiet_failure(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
+        with _quiet_failure(), ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
             return reader.restore(path / STATE, args=args)
     except UNREADABLE as error:
         raise _fault(path, error) from error
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """What this process does with files, it does without waiting for others."""
+    mine = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=mine, active_processes={mine}, barrier_sync_key_prefix=f"process{mine}"
+    )
 
 
 def _fault(path: epath.Path, error: Exception) -> RunError:

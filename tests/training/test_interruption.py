@@ -38,11 +38,14 @@ def test_what_takes_long_is_abandoned_when_a_stop_is_requested():
         assert time.monotonic() - began < 5
 
 
-def test_a_second_signal_ends_a_deferred_block():
+def test_a_second_ctrl_c_ends_a_deferred_block_and_a_second_sigterm_does_not():
+    seen = []
     with pytest.raises(KeyboardInterrupt), Interruption() as interruption, interruption.deferred():
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
             time.sleep(0.05)
+            seen.append(number)
+    assert seen == [signal.SIGTERM, signal.SIGTERM]
 
 
 def test_a_signal_during_a_long_compilation_ends_the_process_at_once():

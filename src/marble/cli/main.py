@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import sys
+import time
 from typing import Any
 
 import marble
@@ -20,6 +21,9 @@ COMMANDS = {
     "decompress": ("marble.cli.decompress", "the images of a compressed file, or of a part of it"),
     "data": ("marble.cli.data", "prepare a data set: marble data prepare NAME"),
 }
+
+WAIT_FOR_PEERS = 2.0
+"""Seconds for the other processes to find out the same by themselves, before they miss this one."""
 
 USAGE = """marble {version}: denoising diffusion models in JAX/Flax
 
@@ -107,6 +111,8 @@ def run() -> None:
     if status in (1, EXIT_RESTART) or (
         status and "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
     ):
+        if status == 2:
+            time.sleep(WAIT_FOR_PEERS)
         os._exit(status)
     sys.exit(status)
 

@@ -63,7 +63,7 @@ def start(*, heartbeat_timeout_seconds: int = 60) -> None:
     """Joins the other processes, where the environment says that there are any; before anything touches a device.
 
     Explicit is JAX_COORDINATOR_ADDRESS=HOST:PORT with JAX_NUM_PROCESSES and JAX_PROCESS_ID; Cloud TPU VMs, GKE and
-    SLURM are found by jax. InputError for half of an explicit address, RunError when not all processes come.
+    SLURM are found by jax. InputError for half of an explicit address, PeerLostError when not all processes come.
     """
     if jax.distributed.is_initialized():
         return
@@ -79,7 +79,7 @@ def start(*, heartbeat_timeout_seconds: int = 60) -> None:
             heartbeat_timeout_seconds=heartbeat_timeout_seconds,
         )
     except (RuntimeError, OSError) as error:
-        raise RunError(
+        raise PeerLostError(
             f"not all processes came within {START_SECONDS} s ({_first_line(error)}): see the log of each host, "
             f"and that {arguments.get('coordinator_address') or 'the first of them'} can be reached from the others"
         ) from error

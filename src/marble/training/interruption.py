@@ -24,7 +24,7 @@ class Interrupted(Exception):
 class Interruption:
     """While the context is open, SIGTERM and SIGINT end the process with EXIT_RESTART: there is nothing to save.
 
-    Within ``deferred`` they only set ``requested``, for the block to save and stop; a second signal then kills.
+    Within ``deferred`` they only set ``requested``, for the block to save and stop; a second Ctrl-C then kills.
     """
 
     def __init__(self) -> None:
@@ -78,6 +78,8 @@ class Interruption:
             logger.warning("%s: nothing new to save; run the same command to go on", name)
             sys.stderr.flush()
             os._exit(EXIT_RESTART)  # threads of compilers and readers can't be stopped otherwise
+        if self.requested and number == signal.SIGTERM:
+            return  # a host that shuts down may send it to a launcher, which hands it on, and to us
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
