@@ -10,8 +10,9 @@ fail() {
   exit 2
 }
 
+exec 3>&2
 say() {
-  echo "launch/${0##*/}: $*" >&2
+  echo "launch/${0##*/}: $*" >&3 # also where bash's own lines on killed processes are sent away
 }
 
 # The comment at the top of the script.
@@ -30,26 +31,27 @@ take_action() {
 }
 
 # parse_options "zone project" "spot queued" "$@": sets a variable for each option that has a value (--zone Z, --zone=Z)
-# and for each that has none (--spot), and puts what follows -- into words.
+# and for each that has none (--spot), and puts what follows -- into words. Its own variables have a name that no option
+# has.
 parse_options() {
-  local valued=" $1 " flags=" $2 " name
+  local _valued=" $1 " _flags=" $2 " _name
   shift 2
   while (($#)); do
-    name=${1%%=*} name=${name#--}
+    _name=${1%%=*} _name=${_name#--}
     case $1 in
       --help | -h) usage && exit ;;
       --) shift && words=("$@") && return ;;
       --pass=*) pass+=("${1#*=}") && shift ;;
       --*=*)
-        [[ $valued == *" $name "* ]] || fail "there is no option --$name with a value; see --help"
-        printf -v "$name" %s "${1#*=}" && shift
+        [[ $_valued == *" $_name "* ]] || fail "there is no option --$_name with a value; see --help"
+        printf -v "$_name" %s "${1#*=}" && shift
         ;;
       --*)
-        if [[ $flags == *" $name "* ]]; then
-          printf -v "$name" yes && shift
-        elif [[ $valued == *" $name "* ]]; then
-          [[ ${2:---} != --* ]] || fail "--$name has no value: write --$name VALUE"
-          printf -v "$name" %s "$2" && shift 2
+        if [[ $_flags == *" $_name "* ]]; then
+          printf -v "$_name" yes && shift
+        elif [[ $_valued == *" $_name "* ]]; then
+          [[ ${2:---} != --* ]] || fail "--$_name has no value: write --$_name VALUE"
+          printf -v "$_name" %s "$2" && shift 2
         else
           fail "there is no option $1; see --help"
         fi
@@ -61,9 +63,9 @@ parse_options() {
 
 # require zone project: names the first of these options that was not given.
 require() {
-  local name
-  for name; do
-    [ -n "${!name}" ] || fail "--$name is missing; see --help"
+  local _name
+  for _name; do
+    [ -n "${!_name}" ] || fail "--$_name is missing; see --help"
   done
 }
 
@@ -72,9 +74,9 @@ require_command() {
 }
 
 require_number() {
-  local name
-  for name; do
-    [[ ${!name} =~ ^[0-9]+$ ]] || fail "--$name '${!name}' is not a whole number"
+  local _name
+  for _name; do
+    [[ ${!_name} =~ ^[0-9]+$ ]] || fail "--$_name '${!_name}' is not a whole number"
   done
 }
 
@@ -157,7 +159,7 @@ pack_checkout() {
 # whatever becomes of the machines. The script gives it the functions machines (prints ready, waiting or gone), delete,
 # stop and on_workers.
 watch_over() {
-  local poll=$1 again=("$launch/${0##*/}") said
+  local poll=$1 itself=$launch/${0##*/} said
   shift 2
   while true; do
     case $(machines) in
@@ -165,7 +167,7 @@ watch_over() {
         say "no machines: making them"
         delete >/dev/null 2>&1 || true
         # A process of its own, for in a condition bash goes on after errors.
-        bash "${again[@]}" up "$@" || say "that did not work; trying again in $poll s"
+        bash "$itself" up "$@" || say "that did not work; trying again in $poll s"
         ;;
       ready)
         said=$(on_workers status) || true
@@ -177,10 +179,10 @@ watch_over() {
             exit 1
             ;;
           *": gave up"* | *": stopped"*) echo "$said" && exit 75 ;;
-          *": interrupted"* | *": not started"*) bash "${again[@]}" run "$@" || true ;;
+          *": interrupted"* | *": not started"*) bash "$itself" run "$@" || true ;;
           *": running"*) ;;
           *": done"*) echo "$said" && exit ;;
-          *) bash "${again[@]}" setup "$@" && bash "${again[@]}" run "$@" || true ;; # no worker.sh there yet
+          *) bash "$itself" setup "$@" && bash "$itself" run "$@" || true ;; # no worker.sh there yet
         esac
         ;;
     esac

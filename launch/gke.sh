@@ -37,6 +37,12 @@ import sys
     sys.argv[1:12],
     sys.argv[12:],
 )
+
+
+def literal(word):
+    return word.replace("$(", "$$(")  # Kubernetes itself would expand $(NAME)
+
+
 selector = {"cloud.google.com/gke-tpu-accelerator": accelerator, "cloud.google.com/gke-tpu-topology": topology}
 if spot:
     selector["cloud.google.com/gke-spot"] = "true"
@@ -52,13 +58,12 @@ values = {
     "chips_per_host": int(chips),
     "max_restarts": int(restarts),
     "service_account": account,
-    # Kubernetes itself would expand $(NAME).
-    "command": [word.replace("$(", "$$(") for word in words],
-    "environment": [{"name": "JAX_COMPILATION_CACHE_DIR", "value": cache}],
+    "command": list(map(literal, words)),
+    "environment": [{"name": "JAX_COMPILATION_CACHE_DIR", "value": literal(cache)}],
 }
 with open(path) as file:
     template = file.read().partition("\n")[2]
-print(string.Template(template).substitute({key: json.dumps(value) for key, value in values.items()}), end="")
+print(string.Template(template).substitute({key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}), end="")
 PYTHON
 }
 

@@ -35,21 +35,21 @@ fi
 
 pids=() stopping='' signalled=''
 trap 'signalled=yes stopping=yes' TERM INT HUP
-set -m # each process in a group of its own, so that Ctrl-C reaches it through this script, once
-
 start_all() {
   local i
   pids=()
+  set -m # each in a process group of its own, so that Ctrl-C reaches it through this script, once
   for ((i = 0; i < processes; i++)); do
-    JAX_PROCESS_ID=$i "${words[@]}" </dev/null >>"$logs/process-$i.log" 2>&1 &
+    JAX_PROCESS_ID=$i "${words[@]}" </dev/null >>"$logs/process-$i.log" 2>&1 3>&- &
     pids[i]=$!
   done
+  set +m
 }
 
 signal_all() {
   local i
   for ((i = 0; i < processes; i++)); do
-    [ -n "${statuses[i]}" ] || kill "-$1" "${pids[i]}" 2>/dev/null || true
+    [ -n "${statuses[i]}" ] || kill "-$1" "${pids[i]}" || true
   done
 }
 
@@ -67,11 +67,11 @@ wait_for_all() {
     running=0
     for ((i = 0; i < processes; i++)); do
       if [ -n "${statuses[i]}" ]; then continue; fi
-      if kill -0 "${pids[i]}" 2>/dev/null; then
+      if kill -0 "${pids[i]}"; then
         running=$((running + 1))
         continue
       fi
-      wait_for "${pids[i]}" 2>/dev/null
+      wait_for "${pids[i]}"
       statuses[i]=$status
       ((status != 0)) || continue
       say "process $i $(ended "$status"); its log: $logs/process-$i.log"
@@ -95,7 +95,7 @@ wait_for_all() {
 
 for ((restarts = 0; ; restarts++)); do
   start_all
-  wait_for_all
+  wait_for_all 2>/dev/null
   if ((fault)); then
     say "not started again: exit status $fault is no interruption"
     exit "$fault"

@@ -25,7 +25,7 @@ submit() {
     --wrap="exec bash $(quoted "$launch/slurm.sh" job --logs "$logs" --max_restarts "$max_restarts" -- "${words[@]}")"
 }
 
-# The job: on its first node, once.
+# The job: on its first node, once. It has no trap, for scancel JOB has to end it before it queues the job again.
 job() {
   local status=0 file fault=0 again=''
   rm -f "$logs"/exit-*

@@ -33,10 +33,10 @@ if [ -n "$state" ]; then
 fi
 
 for ((restarts = 0; ; restarts++)); do
-  "${words[@]}" </dev/null &
+  "${words[@]}" </dev/null 3>&- &
   child=$!
   if [ -n "$stopping" ]; then kill -TERM "$child" 2>/dev/null || true; fi
-  wait_for "$child"
+  wait_for "$child" 2>/dev/null
   child=''
   say "${words[0]} $(ended "$status")"
   if [ -n "$stopping" ] || ! goes_on "$status"; then break; fi

@@ -41,8 +41,7 @@ set -euo pipefail
 export HOME=/root
 mkdir -p /opt/marble
 cd /opt/marble
-gcloud storage cp $(quoted "$1") /tmp/marble.tar.gz
-tar -xzf /tmp/marble.tar.gz
+gcloud storage cp $(quoted "$1" -) | tar -xz -C /opt/marble
 [ -x .venv/bin/marble ] || bash launch/worker.sh setup --extra $(quoted "$extra")
 bash launch/worker.sh run --max_restarts $max_restarts -- $(quoted "${words[@]}")
 EOF_STARTUP

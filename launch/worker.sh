@@ -61,7 +61,7 @@ run() {
   mkdir -p "$state"
   # A session of its own, which the end of the ssh connection does not reach.
   setsid nohup bash launch/supervise.sh --max_restarts "$max_restarts" --state "$state" -- "${words[@]}" \
-    >>"$state/log" 2>&1 </dev/null &
+    >>"$state/log" 2>&1 </dev/null 3>&- &
   while [ ! -f "$state/pid" ]; do
     kill -0 $! 2>/dev/null || fail "it did not start; $(tail -n 3 "$state/log")"
     sleep 0.1
