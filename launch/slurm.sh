@@ -20,7 +20,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 submit() {
   mkdir -p "$logs"
   # --wrap, for SLURM would run a copy of this file, away from common.sh.
-  sbatch --job-name="$name" --nodes="$nodes" --ntasks-per-node="$gpus_per_node" --gpus-per-node="$gpus_per_node" \
+  sbatch --job-name="$name" --nodes="$nodes" --ntasks="$((nodes * gpus_per_node))" \
+    --ntasks-per-node="$gpus_per_node" --gpus-per-node="$gpus_per_node" \
     --requeue --signal=TERM@60 --open-mode=append --output="${logs//%/%%}/slurm.log" ${pass[@]+"${pass[@]}"} \
     --wrap="exec bash $(quoted "$launch/slurm.sh" job --logs "$logs" --max_restarts "$max_restarts" -- "${words[@]}")"
 }

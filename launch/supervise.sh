@@ -18,11 +18,14 @@ require_command
 require_number max_restarts
 keep_compiled_programs
 
-child='' stopping='' signalled=''
+child='' told='' stopping='' signalled=''
 # shellcheck disable=SC2329
 stop() {
   signalled=yes stopping=yes
-  if [ -n "$child" ]; then kill -TERM "$child" 2>/dev/null || true; fi
+  if [ "$child" != "$told" ]; then # once, for a second signal would cut its saving short
+    told=$child
+    kill -TERM "$child" 2>/dev/null || true
+  fi
 }
 trap stop TERM INT
 
@@ -32,20 +35,26 @@ if [ -n "$state" ]; then
   echo $$ >"$state/pid"
 fi
 
-for ((restarts = 0; ; restarts++)); do
-  "${words[@]}" </dev/null 3>&- &
+# Runs a command; its exit status is in status.
+attend() {
+  "$@" </dev/null 3>&- &
   child=$!
-  if [ -n "$stopping" ]; then kill -TERM "$child" 2>/dev/null || true; fi
+  if [ -n "$stopping" ]; then stop; fi # the signal came before there was a child
   wait_for "$child" 2>/dev/null
-  child=''
+  child='' told=''
+}
+
+for ((restarts = 0; ; restarts++)); do
+  attend "${words[@]}"
   say "${words[0]} $(ended "$status")"
   if [ -n "$stopping" ] || ! goes_on "$status"; then break; fi
   if ((restarts >= max_restarts)); then
     say "started again $restarts times, which is --max_restarts: giving up"
     break
   fi
-  sleep "$pause" &
-  wait $! || true
+  last=$status
+  attend sleep "$pause"
+  status=$last
   if [ -n "$stopping" ]; then break; fi
   say "starting it again ($((restarts + 1)) of at most $max_restarts times)"
 done

@@ -50,7 +50,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     """The environment of a script under test."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "SLURM_"))}
     path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {**kept, "PATH": path, "CALLS": str(folder / "calls"), "HOME": str(folder), **more}
+    return {**kept, "PATH": path, "CALLS": str(folder / "calls"), **more}
 
 
 def launch(folder: Path, script: str, *given: object, timeout: float = 60, **more: str) -> subprocess.CompletedProcess:
