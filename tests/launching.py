@@ -47,8 +47,8 @@ def words(folder: Path, name: str) -> list[list[str]]:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """The environment of a script under test."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "SLURM_"))}
+    """The environment of a script under test: nothing of what jax has left in ours."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "SLURM_", "TPU_"))}
     path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     return {**kept, "PATH": path, "CALLS": str(folder / "calls"), **more}
 

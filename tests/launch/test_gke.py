@@ -22,7 +22,7 @@ def job(jobset):
 def test_the_job_in_the_jobset_is_valid_kubernetes(tmp_path):
     jobset = render(tmp_path, "--spot", "--namespace", "team", "--service_account", "writer")
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
-    assert jobset["metadata"] == {"name": "my-run", "namespace": "team"}
+    assert (jobset["metadata"]["name"], jobset["metadata"]["namespace"]) == ("my-run", "team")
     manifest = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "slice"}, "spec": job(jobset)}
     kubernetes_validate.validate(manifest, "1.31", strict=True)
     manifest["spec"]["completions"] = "eight"
