@@ -10,7 +10,7 @@ from marble.pipelines import ImageSpec
 
 def test_a_vae_s_config_is_completed_and_built():
     config = builders.complete(load_config("digits_vae"))
-    assert sorted(config) == ["data", "model", "optimizer", "sampling", "seed", "training", "vae"]
+    assert sorted(config) == ["data", "model", "optimizer", "parallel", "sampling", "seed", "training", "vae"]
     assert config.sampling.to_dict() == {"pixels": "mean", "batch_size": 64}
     assert builders.complete(config).to_dict() == config.to_dict()
     experiment = builders.build(config, ImageSpec((8, 8, 1), 17))

@@ -9,7 +9,7 @@ import pytest
 from processes import TINY, assert_same_run, final_state, finished, marble, metrics
 
 from marble import checkpoint
-from marble.training.interruption import EXIT_RESTART
+from marble.errors import EXIT_RESTART
 
 NUM_STEPS = 120
 OPTIONS = [

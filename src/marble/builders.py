@@ -22,6 +22,7 @@ from marble.diffusion import NoiseSchedule, weighting
 from marble.errors import InputError
 from marble.experiments import DataConfig, DiffusionExperiment, Experiment, VAEExperiment
 from marble.models import VAE, LearnedLinear, LearnedMonotone, UNet
+from marble.parallel import ParallelConfig
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig, VAEPipeline, VAESamplingConfig
 from marble.sampling import (
     DDIM,
@@ -133,12 +134,22 @@ class Objective(NamedTuple):
 
 
 def diffusion_sections(
-    *, seed: int, data: Any, model: Any, diffusion: Any, optimizer: Any, training: Any, sampling: Any
+    *,
+    seed: int,
+    data: Any,
+    model: Any,
+    diffusion: Any,
+    optimizer: Any,
+    training: Any,
+    sampling: Any,
+    parallel: Any = None,
 ) -> None:
     """The schema of a diffusion model's config."""
 
 
-def vae_sections(*, seed: int, data: Any, model: Any, vae: Any, optimizer: Any, training: Any, sampling: Any) -> None:
+def vae_sections(
+    *, seed: int, data: Any, model: Any, vae: Any, optimizer: Any, training: Any, sampling: Any, parallel: Any = None
+) -> None:
     """The schema of a variational autoencoder's config."""
 
 
@@ -151,7 +162,7 @@ def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
     config, objective = variance_followed(config), checked_sections(config)
     whole = ml_collections.ConfigDict({"seed": config["seed"]})
     for section in objective.sections:
-        chosen, rest = pick(section, config[section], objective.names)
+        chosen, rest = pick(section, config.get(section, {}), objective.names)
         constructors = constructors_of(section, chosen)
         bind(section, rest, *constructors)
         whole[section] = completed(rest, *constructors)
@@ -167,7 +178,7 @@ def build(config: Mapping[str, Any], image: ImageSpec) -> Experiment:
         raise InputError(f"config key seed={config['seed']} must be between 0 and {2**32 - 1}")
     chosen, arguments = {}, {}
     for section in objective.sections:
-        chosen[section], rest = pick(section, config[section], objective.names)
+        chosen[section], rest = pick(section, config.get(section, {}), objective.names)
         arguments[section] = bind(section, rest, *constructors_of(section, chosen[section]))
     learning_rate = warmup_decay(**arguments["optimizer"][0])
     parts = dict(
@@ -177,6 +188,7 @@ def build(config: Mapping[str, Any], image: ImageSpec) -> Experiment:
         learning_rate=learning_rate,
         training=TrainingConfig(**arguments["training"][0]),
         image=image,
+        parallel=ParallelConfig(**arguments["parallel"][0]),
     )
     build_objective = _build_vae if chosen["model"]["name"] is VAE else _build_diffusion
     return build_objective(parts, chosen, arguments)
@@ -236,6 +248,11 @@ def data_config(config: Mapping[str, Any]) -> DataConfig:
     return DataConfig(**bind("data", config["data"], DataConfig)[0])
 
 
+def parallel_config(config: Mapping[str, Any]) -> ParallelConfig:
+    """The section ``parallel``, which says how the processes of a run find each other."""
+    return ParallelConfig(**bind("parallel", config.get("parallel", {}), ParallelConfig)[0])
+
+
 def checked_sections(config: Mapping[str, Any]) -> Objective:
     """The objective of a config's model; InputError unless the config has just the sections that it reads."""
     model = pick("model", config.get("model", {}))[0]["name"]
@@ -276,6 +293,8 @@ def constructors_of(section: str, chosen: Mapping[str, Any]) -> list[Callable[..
             return [warmup_decay, chosen["name"]]
         case "training":
             return [TrainingConfig]
+        case "parallel":
+            return [ParallelConfig]
         case "sampling":
             return [chosen["sampler"], SamplingConfig] if "sampler" in chosen else [VAESamplingConfig]
 

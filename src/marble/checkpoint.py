@@ -18,9 +18,12 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import orbax.checkpoint.checkpoint_managers as preservation
 from etils import epath
 
 from marble.errors import InputError, RunError
+from marble.parallel import fetch
+from marble.parallel.hosts import is_first
 
 logger = logging.getLogger(__name__)
 
@@ -40,22 +43,44 @@ class DamagedCheckpointError(RunError):
 class CheckpointWriter:
     """Saves the states of one run in the background. ``wait``, or leaving the context, waits for the last one."""
 
-    def __init__(self, workdir: str, *, keep: int | None = None):
-        """keep: how many of the newest checkpoints stay; None keeps all."""
+    def __init__(self, workdir: str, *, keep: int | None = None, keep_every_hours: float | None = None):
+        """keep: how many of the newest checkpoints stay; None keeps all.
+
+        keep_every_hours: of the older ones, one of each so many hours stays too. Of several processes the first writes.
+        """
         self.latest: int | None = None
         """The step whose save was begun last."""
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-        self._manager = ocp.CheckpointManager(directory_of(workdir), options=options)
+        policies = [] if keep is None else [preservation.LatestN(keep)]
+        if policies and keep_every_hours is not None:
+            policies.append(preservation.EveryNSeconds(round(3600 * keep_every_hours)))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation.AnyPreservationPolicy(policies) if policies else None,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+            ),
+            create=False,  # which it would not do for some of the processes
+        )
+        self._manager = None
+        if is_first():
+            directory_of(workdir).mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(directory_of(workdir), options=options)
 
     def __enter__(self) -> "CheckpointWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._guarded(self._manager.close)
+        if self._manager is not None:
+            self._guarded(self._manager.close)
 
     def save(self, step: int, state: Any) -> None:
-        """Begins to save state as step. RunError when this or the save before failed; what was complete stays."""
-        arrays = jax.device_get(state)  # copied first: the caller may donate the state to its next step
+        """Begins to save state as step. RunError when this or the save before failed; what was complete stays.
+
+        All processes call it, for each may hold a part of the state.
+        """
+        arrays = fetch(state)  # copied first: the caller may donate the state to its next step
+        if self._manager is None:
+            self.latest = step
+            return
         items = {STATE: ocp.args.PyTreeSave(arrays), CHECKSUMS: ocp.args.JsonSave(_sealed(_describe(arrays)))}
         self.wait()
         self.latest = step
@@ -63,7 +88,8 @@ class CheckpointWriter:
 
     def wait(self) -> None:
         """Returns when the last save is on the disk. RunError when it failed."""
-        self._guarded(self._manager.wait_until_finished)
+        if self._manager is not None:
+            self._guarded(self._manager.wait_until_finished)
 
     def _guarded(self, action: Any) -> None:
         try:

@@ -25,6 +25,7 @@ MAY_CHANGE = (
     "training.steps_per_call",
     "training.deterministic",
     "sampling",
+    "parallel",
     "data.source",
     "data.data_dir",
 )

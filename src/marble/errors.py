@@ -1,4 +1,8 @@
-"""The two kinds of failure that marble tells apart."""
+"""The kinds of failure that marble tells apart, by exit status."""
+
+EXIT_RESTART = 75
+"""The exit status of a run that the same command goes on with (EX_TEMPFAIL of sysexits.h): it was asked to stop and
+saved, or another process was lost."""
 
 
 class InputError(ValueError):
@@ -7,3 +11,7 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run failed although its input was good: the message names the step or the file. Exit status 1."""
+
+
+class PeerLostError(RunError):
+    """Another process of the run is gone, and the run has to be started again. Exit status EXIT_RESTART."""

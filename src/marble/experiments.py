@@ -14,6 +14,7 @@ from marble.data.sources import Source, open_source
 from marble.diffusion import NoiseSchedule, weighting
 from marble.diffusion.timesteps import LossHistory
 from marble.errors import InputError
+from marble.parallel import ParallelConfig
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig, VAEPipeline, VAESamplingConfig
 from marble.sampling import Sampler
 from marble.training.diffusion_config import DiffusionConfig
@@ -56,6 +57,7 @@ class Parts:
     learning_rate: Callable[[Any], Any]
     training: TrainingConfig
     image: ImageSpec
+    parallel: ParallelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +143,7 @@ class DiffusionExperiment(Parts):
             has_null_class=self.training.label_dropout > 0,
             guide=guide,
             self_conditioning=self.training.self_conditioning,
+            mapping=self.parallel.open(),
         )
 
 
@@ -174,7 +177,12 @@ class VAEExperiment(Parts):
         if guide is not None:
             raise InputError("a variational autoencoder draws in one step and takes no guide: leave it out")
         return VAEPipeline(
-            model=self.model, params=params, likelihood=self.likelihood, image=self.image, config=self.sampling
+            model=self.model,
+            params=params,
+            likelihood=self.likelihood,
+            image=self.image,
+            config=self.sampling,
+            mapping=self.parallel.open(),
         )
 
 

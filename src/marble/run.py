@@ -1,36 +1,30 @@
 """One training run, from a config to trained parameters in a workdir."""
 
+import contextlib
+import hashlib
 import itertools
+import json
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 
 from marble import builders, workdir
 from marble.data.loader import eval_batches, to_device, train_batches
 from marble.data.sources import Source
 from marble.errors import InputError
 from marble.experiments import DiffusionExperiment, Experiment, init_state
-from marble.parallel import (
-    check_divides,
-    compiler_options,
-    data_mesh,
-    explained_memory_error,
-    log_devices,
-    put_batch,
-    replicated,
-)
+from marble.parallel import DeviceMapping, check_divides, explained_memory_error, hosts
 from marble.pipelines import ImageSpec
 from marble.pipelines.pictures import save_png
 from marble.training.interruption import Interruption
 from marble.training.loop import Hooks, call_lengths, restore_or_init, train
 from marble.training.objectives import LossFn, prepare_batch
+from marble.training.operation import Profile
 from marble.training.state import TrainState
 from marble.training.step import make_train_step, several_steps
 from marble.typing import Array, Batch
@@ -44,75 +38,87 @@ NUM_SAMPLES = 64
 """Images in a grid drawn while training."""
 
 
-def run(config: ml_collections.ConfigDict, directory: str, interruption: Interruption | None = None) -> TrainState:
+def run(
+    config: ml_collections.ConfigDict,
+    directory: str,
+    interruption: Interruption | None = None,
+    profile: Profile | None = None,
+) -> TrainState:
     """Trains as the complete config says, in this workdir; if a run began there, goes on with it.
 
     ``interruption`` is an open one, which tells when to stop; by default signals are not handled. InputError, before
-    anything is written, for what does not fit: config, data, workdir, devices.
+    anything is written, for what does not fit: config, data, workdir, devices. Where the environment names other
+    processes, they train together, and the first one alone reads and writes the workdir; PeerLostError when one is
+    gone.
     """
-    with explained_memory_error():
-        return _run(config, directory, interruption or Interruption())
+    parallel = builders.parallel_config(config)
+    text = json.dumps(config.to_dict(), sort_keys=True)
+    same = dict(config=hashlib.sha256(text.encode()).hexdigest()[:12], workdir=directory)
+    timeout = parallel.heartbeat_timeout_seconds
+    with hosts.joined(heartbeat_timeout_seconds=timeout, **same), explained_memory_error():
+        return _run(config, directory, interruption or Interruption(), profile)
 
 
-def _run(config: ml_collections.ConfigDict, directory: str, interruption: Interruption) -> TrainState:
-    log_devices()
+def _run(
+    config: ml_collections.ConfigDict, directory: str, interruption: Interruption, profile: Profile | None
+) -> TrainState:
     source = builders.data_config(config).open()
     image = ImageSpec(shape=tuple(source.image_shape), levels=source.levels)
-    experiment, mesh = builders.build(config, image), data_mesh()
-    check(experiment, source, mesh)
+    experiment = builders.build(config, image)
+    mapping = experiment.parallel.open()
+    check(experiment, source, mapping)
     train_key, eval_key = jax.random.split(jax.random.key(experiment.seed, impl="threefry2x32"))
-    everywhere = replicated(mesh)
 
     def init() -> TrainState:
         return init_state(experiment)
 
     jax.eval_shape(init)  # a model that does not fit the images fails here, before anything is written
     facts = workdir.DataFacts(image, dict(source.splits), source.originals)
-    for line in workdir.check(directory, config.to_dict(), facts):
+    for line in hosts.from_first(lambda: workdir.check(directory, config.to_dict(), facts)):
         logger.info("changed since this run began: %s", line)
-    with workdir.locked(directory):
-        state = restore_or_init(
-            directory,
-            jax.jit(init, out_shardings=everywhere),
-            # Copied, so that the state owns its memory and can be donated.
-            lambda arrays: jax.tree.map(jnp.copy, jax.device_put(arrays, everywhere)),
-        )
-        if state.step > experiment.training.num_steps:
+    with contextlib.ExitStack() as held:
+        hosts.from_first(lambda: held.enter_context(workdir.locked(directory)))
+        state = restore_or_init(directory, init, mapping)
+        start_step = int(state.step)
+        if start_step > experiment.training.num_steps:
             raise InputError(
-                f"{directory} is at step {state.step}, past training.num_steps={experiment.training.num_steps}: "
+                f"{directory} is at step {start_step}, past training.num_steps={experiment.training.num_steps}: "
                 "raise that"
             )
-        workdir.remember(directory, config.to_dict(), facts)
+        hosts.from_first(lambda: workdir.remember(directory, config.to_dict(), facts))
         return train(
             workdir=directory,
             config=experiment.training,
             state=state,
-            run_steps=several_steps(make_train_step_of(experiment)),
-            batches=device_batches(experiment, source, mesh, start_step=int(state.step)),
+            run_steps=several_steps(make_train_step_of(experiment, mapping)),
+            batches=device_batches(experiment, source, mapping, start_step=start_step),
             key=train_key,
             hooks=Hooks(
                 learning_rate=lambda step: float(experiment.learning_rate(step)),
-                evaluate=held_out_loss(experiment, source, mesh, eval_key),
+                evaluate=held_out_loss(experiment, source, mapping, eval_key),
                 sample=sample_grid(experiment, directory),
             ),
+            mapping=mapping,
             interruption=interruption,
+            profile=profile,
+            hang_seconds=experiment.parallel.hang_seconds,
         )
 
 
-def check(experiment: Experiment, source: Source, mesh: Mesh) -> None:
+def check(experiment: Experiment, source: Source, mapping: DeviceMapping) -> None:
     """InputError for parts that don't fit each other, the data or the devices."""
-    training, classes = experiment.training, experiment.model.num_classes
+    training, classes, count = experiment.training, experiment.model.num_classes, len(mapping.devices)
     if isinstance(experiment, DiffusionExperiment):
         experiment.check_grid()
     if SPLIT not in source.splits:
         raise InputError(f"{source.name} has no split {SPLIT!r} to train on; there are: {', '.join(source.splits)}")
     if training.label_dropout and classes is None:
         raise InputError("training.label_dropout is for models with labels: set model.num_classes too, or leave it 0")
-    check_divides("training.batch_size", training.batch_size, mesh)
-    if training.batch_size % (training.accumulate * mesh.devices.size):
+    check_divides("training.batch_size", training.batch_size, mapping)
+    if training.batch_size % (training.accumulate * count):
         raise InputError(
-            f"training.accumulate={training.accumulate} does not divide the {training.batch_size // mesh.devices.size} "
-            f"images that each device has of a batch"
+            f"training.accumulate={training.accumulate} does not divide the {training.batch_size // count} images that "
+            f"each of {count} devices has of a batch of {training.batch_size}"
         )
     if training.eval_every and held_out_split(source) is None:
         raise InputError(f"{source.name} has no held-out split ({' or '.join(HELD_OUT)}): set training.eval_every=0")
@@ -125,13 +131,14 @@ def held_out_split(source: Source) -> str | None:
     return next((name for name in HELD_OUT if name in source.splits), None)
 
 
-def make_train_step_of(experiment: Experiment) -> Callable[..., Any]:
-    """The train step on the loader's uint8 batches."""
+def make_train_step_of(experiment: Experiment, mapping: DeviceMapping) -> Callable[..., Any]:
+    """The train step on the loader's uint8 batches, for the programs of a mapping."""
     return make_train_step(
         on_uint8(experiment.loss_fn(train=True), experiment.image.levels, flips=experiment.data.flip),
         experiment.optimizer,
         ema_decay=experiment.training.ema_decay,
         accumulate=experiment.training.accumulate,
+        averaged=mapping.averaged,
     )
 
 
@@ -145,7 +152,9 @@ def on_uint8(loss_fn: LossFn, levels: int, *, flips: bool) -> LossFn:
     return on_loaded
 
 
-def device_batches(experiment: Experiment, source: Source, mesh: Mesh, *, start_step: int) -> Iterator[Batch]:
+def device_batches(
+    experiment: Experiment, source: Source, mapping: DeviceMapping, *, start_step: int
+) -> Iterator[Batch]:
     """The batches of each compiled call, [n b ...], on the devices before they are asked for."""
     host = train_batches(
         source.read(SPLIT),
@@ -160,24 +169,26 @@ def device_batches(experiment: Experiment, source: Source, mesh: Mesh, *, start_
         for length in call_lengths(start_step, experiment.training):
             yield jax.tree.map(lambda *rows: np.stack(rows), *itertools.islice(host, length))
 
-    return to_device(stacked(), lambda batch: put_batch(mesh, batch, batch_axis=1))
+    return to_device(stacked(), lambda batch: mapping.put_part(batch, batch_axis=1))
 
 
-def held_out_loss(experiment: Experiment, source: Source, mesh: Mesh, key: Array) -> Callable[[Any], float]:
+def held_out_loss(experiment: Experiment, source: Source, mapping: DeviceMapping, key: Array) -> Callable[[Any], float]:
     """A function of parameters: the loss over the held-out split, with the same draws every time."""
     loss_fn = experiment.loss_fn(train=False)
-    sums = jax.jit(
-        lambda *inputs: on_uint8(loss_fn, experiment.image.levels, flips=False)(*inputs)[1],
-        compiler_options=compiler_options(gradients=False),
-    )
+    sums = mapping.compile_sums(lambda *inputs: on_uint8(loss_fn, experiment.image.levels, flips=False)(*inputs)[1])
     split = held_out_split(source)
     examples = source.read(split) if experiment.training.eval_every and split else None
 
     def evaluate(params: Any) -> float:
-        batches = eval_batches(examples, batch_size=experiment.training.batch_size)
+        batches = eval_batches(
+            examples,
+            batch_size=experiment.training.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
         loss = count = 0.0
         for i, batch in enumerate(batches):
-            metrics = jax.device_get(sums(params, put_batch(mesh, batch), jax.random.fold_in(key, i)))
+            metrics = sums(params, mapping.put_part(batch), jax.random.fold_in(key, i))
             of_batch, images = experiment.window.loss_and_count(metrics)
             loss, count = loss + of_batch, count + images
         return float(loss / count)
@@ -190,14 +201,15 @@ def sample_grid(experiment: Experiment, directory: str) -> Callable[[Any, int], 
 
     def sample(params: Any, step: int) -> None:
         path = epath.Path(directory) / "samples" / f"{step:07d}.png"
-        if path.exists():
+        if hosts.from_first(path.exists):
             return
         labels = None
         if experiment.model.num_classes is not None:
             labels = np.arange(NUM_SAMPLES) % experiment.model.num_classes
         images = pipeline.sample(NUM_SAMPLES, seed=experiment.seed, params=params, labels=labels)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_png(path, images)
+        if hosts.is_first():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_png(path, images)
 
     pipeline = experiment.pipeline(params=None)
     return sample

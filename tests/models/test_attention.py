@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from marble.errors import InputError
-from marble.models.attention import SelfAttention
+from marble.models.attention import SelfAttention, attend
 from marble.models.layers import GroupNorm
 
 
@@ -34,6 +34,16 @@ def test_attention_is_its_formula(num_heads):
     expected = attended @ params["proj"]["kernel"] + params["proj"]["bias"][None, None]
     expected = np.asarray(x) + expected.reshape(x.shape)
     np.testing.assert_allclose(module.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_in_float64_every_digit_counts(x64):
+    q, k, v = (np.random.default_rng(i).normal(size=(2, 5, 3, 4)) for i in range(3))
+    scores = np.einsum("bqhc,bkhc->bhqk", q, k) / 2
+    weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    expected = np.einsum("bhqk,bkhc->bqhc", weights, v)
+    np.testing.assert_allclose(attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)), expected, rtol=1e-12)
+    single = attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)))
+    np.testing.assert_allclose(single, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_attention_does_not_know_where_pixels_are():

@@ -12,7 +12,7 @@ from exact import pixels
 from marble.data.examples import ArrayExamples
 from marble.diffusion import bound_terms, from_curve, linear
 from marble.errors import InputError
-from marble.parallel import data_mesh
+from marble.parallel import ParallelConfig
 from marble.pipelines import DiffusionPipeline, Flow, ImageSpec, SamplingConfig, bits_per_dim, evaluate
 from marble.sampling import DDIM, Ancestral, guidance
 
@@ -34,7 +34,8 @@ class Exact:
         return pixels(LEVELS).denoise_fn(x, level).eps.reshape(x_t.shape)
 
 
-def pipeline(schedule=None, **config):
+def pipeline(schedule=None, devices=1, **config):
+    """On one of the eight devices, for which two cores compile sooner."""
     schedule = linear(100, 1e-3, 0.2) if schedule is None else schedule
     return DiffusionPipeline(
         model=Exact(schedule),
@@ -43,6 +44,7 @@ def pipeline(schedule=None, **config):
         image=ImageSpec(shape=(2, 2, 1), levels=LEVELS),
         sampler=Ancestral("fixed_small"),
         config=SamplingConfig(batch_size=16, **config),
+        mapping=ParallelConfig().open(jax.devices()[:devices]),
     )
 
 
@@ -51,16 +53,8 @@ EXAMPLES = ArrayExamples(image=IMAGES)
 FLOW = Flow(num_steps=40, divergence="exact")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Compiled for one of the eight devices, which two cores do sooner."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "data_mesh", lambda: data_mesh(jax.devices()[:1]))
-        yield
-
-
 @pytest.fixture(scope="module")
-def found(one_device):
+def found():
     return bits_per_dim(pipeline(), EXAMPLES, flow=FLOW)
 
 
@@ -112,10 +106,12 @@ def test_uniform_dequantisation_is_its_expectation_by_quadrature():
     assert found.flow.standard_error < 0.03
 
 
-def test_eight_devices_give_what_one_gives(found, monkeypatch):
-    monkeypatch.setattr(evaluate, "data_mesh", data_mesh)
-    assert data_mesh().devices.size == 8
-    eight = bits_per_dim(pipeline(), EXAMPLES, flow=FLOW)
+@pytest.mark.parametrize("mapping", ["mesh", "pmap"])
+def test_eight_devices_give_what_one_gives(found, mapping):
+    pipe = pipeline()
+    pipe.mapping = ParallelConfig(mapping=mapping).open()
+    assert len(pipe.mapping.devices) == 8
+    eight = bits_per_dim(pipe, EXAMPLES, flow=FLOW)
     np.testing.assert_allclose(eight.by_step, found.by_step, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(eight.flow, found.flow, rtol=1e-4, atol=1e-4)
 
@@ -229,9 +225,8 @@ def test_labels_that_are_not_the_model_s_are_refused():
 
 
 @pytest.mark.parametrize(("num", "devices", "size"), [(3, 1, 3), (21, 1, 16), (3, 8, 8)])
-def test_a_call_has_no_more_images_than_there_are(num, devices, size, monkeypatch):
-    monkeypatch.setattr(evaluate, "data_mesh", lambda: data_mesh(jax.devices()[:devices]))
-    pipe, sizes = pipeline(linear(3, 1e-3, 0.2)), set()
+def test_a_call_has_no_more_images_than_there_are(num, devices, size):
+    pipe, sizes = pipeline(linear(3, 1e-3, 0.2), devices), set()
     plain = pipe.model.apply
     pipe.model.apply = lambda variables, x_t, *rest: sizes.add(len(x_t)) or plain(variables, x_t, *rest)
     assert bits_per_dim(pipe, EXAMPLES, num=num).num == num

@@ -9,7 +9,7 @@ from marble.builders import SAMPLERS, with_schedule
 from marble.data.preprocess import to_uint8
 from marble.diffusion import denoiser, linear
 from marble.models import UNet
-from marble.parallel import data_mesh, put_batch
+from marble.parallel import ParallelConfig
 from marble.sampling import fold_keys, guidance, image_keys, levels, noise_like, sample
 
 SCHEDULE = linear()
@@ -43,7 +43,7 @@ def test_keys_and_noise_are_bit_equal_for_any_batch_and_devices():
         return jax.random.key_data(keys), noise_like(fold_keys(keys, 3), jnp.zeros((len(indices), *SHAPE)))
 
     indices = np.arange(NUM, dtype=np.uint32)
-    sharded = drawn(put_batch(data_mesh(), {"index": indices})["index"])
+    sharded = drawn(ParallelConfig().open().put({"index": indices})["index"])
     assert len(sharded[1].sharding.device_set) == 8
     for size in (1, 7, NUM):
         jax.tree.map(lambda a, b, n=size: np.testing.assert_array_equal(a, b[:n]), drawn(indices[:size]), sharded)
@@ -55,7 +55,7 @@ def test_images_are_equal_for_any_batch_and_devices(name, denoise_fn):
     sampler, grid = with_schedule(SAMPLERS[name], SCHEDULE), levels(SCHEDULE, 8 if name != "ode" else 1)
     draw = jax.jit(lambda indices: sample(denoise_fn, sampler, grid, image_keys(0, indices), SHAPE))
     indices = np.arange(NUM, dtype=np.uint32)
-    sharded = draw(put_batch(data_mesh(), {"index": indices})["index"])
+    sharded = draw(ParallelConfig().open().put({"index": indices})["index"])
     assert len(sharded.sharding.device_set) == 8
     assert np.std(sharded) > 0.1
     for size in (1, 7, NUM):

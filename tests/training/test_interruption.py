@@ -9,7 +9,8 @@ from threading import Timer
 
 import pytest
 
-from marble.training.interruption import EXIT_RESTART, Interruption
+from marble.errors import EXIT_RESTART
+from marble.training.interruption import Interruption
 
 
 def test_a_signal_sets_the_flag_and_handlers_are_restored():

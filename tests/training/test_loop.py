@@ -6,7 +6,7 @@ import pytest
 
 from marble.errors import InputError, RunError
 from marble.parallel import explained_memory_error
-from marble.training.loop import Stopwatch, TrainingConfig, call_lengths, checked, due
+from marble.training.loop import TrainingConfig, call_lengths, checked, due
 
 
 def config(**changes):
@@ -47,19 +47,6 @@ def test_memory_errors_say_what_to_lower():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes")
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), explained_memory_error():
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
-
-
-def test_the_stopwatch_does_not_count_pauses(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("marble.training.loop.time.perf_counter", lambda: now[0])
-    watch = Stopwatch()
-    now[0] = 2.0
-    with watch.paused():
-        now[0] = 10.0
-    now[0] = 11.0
-    assert watch.lap() == 3.0
-    now[0] = 12.0
-    assert watch.lap() == 1.0
 
 
 def test_a_diverged_state_stops_the_run_and_names_the_step():

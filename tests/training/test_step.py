@@ -9,7 +9,7 @@ import pytest
 from marble import checkpoint
 from marble.diffusion import linear
 from marble.diffusion.timesteps import LossHistory
-from marble.parallel import data_mesh, put_batch, replicated
+from marble.parallel import ParallelConfig
 from marble.training.draws import example_keys
 from marble.training.ema import ema_update
 from marble.training.objectives import diffusion_loss_fn, prepare_batch
@@ -84,12 +84,12 @@ def test_micro_batches_make_the_same_step(count):
 
 
 def test_one_device_and_eight_make_the_same_steps():
-    mesh = data_mesh()
+    mapping = ParallelConfig().open()
     step = jax.jit(step_of(Tiny(3, dropout=0.5)))
     alone, metrics = run(step, state_of(Tiny(3)), 5)
-    spread = jax.device_put(state_of(Tiny(3)), replicated(mesh))
+    spread = mapping.place(state_of(Tiny(3)))
     for k in range(5):
-        spread, spread_metrics = step(spread, put_batch(mesh, batch_of(16, k)), KEY)
+        spread, spread_metrics = step(spread, mapping.put(batch_of(16, k)), KEY)
     assert len(spread.params["Conv_0"]["kernel"].sharding.device_set) == 8
     assert_close(alone.params, spread.params, atol=2e-6)
     np.testing.assert_allclose(metrics["loss"], spread_metrics["loss"], rtol=1e-5)
@@ -208,12 +208,12 @@ def filled_state():
 
 @pytest.mark.heavy
 def test_importance_remembers_the_same_however_the_batch_is_split():
-    mesh = data_mesh()
+    mapping = ParallelConfig().open()
     whole, _ = run(jax.jit(importance_step()), filled_state(), 4)
     parts, _ = run(jax.jit(importance_step(accumulate=4)), filled_state(), 4)
-    step, spread = jax.jit(importance_step()), jax.device_put(filled_state(), replicated(mesh))
+    step, spread = jax.jit(importance_step()), mapping.place(filled_state())
     for k in range(4):
-        spread, _ = step(spread, put_batch(mesh, batch_of(16, k)), KEY)
+        spread, _ = step(spread, mapping.put(batch_of(16, k)), KEY)
     batches = jax.tree.map(lambda *x: np.stack(x), *[batch_of(16, k) for k in range(4)])
     together, _ = jax.jit(several_steps(importance_step()))(filled_state(), batches, KEY)
     assert int(whole.loss_history.counts.sum()) == 39 + 64
@@ -258,11 +258,11 @@ def test_low_discrepancy_is_the_same_in_micro_batches_and_on_eight_devices():
         loss_fn = diffusion_loss_fn(Tiny(), linear(100), timestep_sampling="low_discrepancy", batch_size=16)
         return jax.jit(make_train_step(loss_fn, OPTIMIZER, ema_decay=0.9, **options))
 
-    mesh = data_mesh()
+    mapping = ParallelConfig().open()
     whole, parts = (run(step(accumulate=k), state_of(Tiny()), 2)[0] for k in (1, 2))
-    spread = jax.device_put(state_of(Tiny()), replicated(mesh))
+    spread = mapping.place(state_of(Tiny()))
     for k in range(2):
-        spread, _ = step()(spread, put_batch(mesh, batch_of(16, k)), KEY)
+        spread, _ = step()(spread, mapping.put(batch_of(16, k)), KEY)
     for other in (parts, spread):
         assert_close(other.params, whole.params, atol=2e-6)
         assert_close(other.window, whole.window, rtol=1e-5)

@@ -11,7 +11,7 @@ from processes import assert_same_run, metrics
 
 from marble import builders, run, vae
 from marble.config import load_config
-from marble.parallel import data_mesh, put_batch, replicated
+from marble.parallel import ParallelConfig
 from marble.training.optimizer import adam, warmup_decay
 from marble.training.state import TrainState, VAEWindow
 from marble.training.step import make_train_step
@@ -103,9 +103,9 @@ def test_the_metrics_add_up_to_the_loss_and_masked_images_do_not_count():
 
 
 def test_one_device_eight_and_micro_batches_make_the_same_steps():
-    mesh = data_mesh()
+    mapping = ParallelConfig().open()
     alone = steps(step_of(), state_of(), 3)
-    spread = steps(step_of(), jax.device_put(state_of(), replicated(mesh)), 3, lambda batch: put_batch(mesh, batch))
+    spread = steps(step_of(), mapping.place(state_of()), 3, mapping.put)
     assert len(spread.params["up"]["kernel"].sharding.device_set) == 8
     assert_close(alone.params, spread.params, atol=2e-6)
     assert_close(alone.params, steps(step_of(accumulate=4), state_of(), 3).params, atol=2e-6)

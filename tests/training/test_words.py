@@ -17,7 +17,7 @@ from marble.data.loader import train_batches
 from marble.diffusion import PredictionType
 from marble.diffusion.process import VarianceType
 from marble.experiments import init_state
-from marble.parallel import data_mesh
+from marble.parallel import ParallelConfig
 from marble.pipelines import ImageSpec
 from marble.training.draws import TimestepSampling
 
@@ -87,10 +87,11 @@ def test_two_real_steps(diffusion, training):
     experiment = builders.build(config, ImageSpec(tuple(source.image_shape), source.levels))
     model = Small(experiment.model.out_channels, experiment.model.reads_x_0)
     experiment = dataclasses.replace(experiment, model=model)
-    run.check(experiment, source, data_mesh())
+    mapping = ParallelConfig().open()
+    run.check(experiment, source, mapping)
     state = jax.jit(lambda: init_state(experiment))()
     before = state.params
-    step = jax.jit(run.make_train_step_of(experiment))
+    step = jax.jit(run.make_train_step_of(experiment, mapping))
     for batch in itertools.islice(train_batches(source.read("train"), batch_size=8, seed=0), 2):
         state, metrics = step(state, batch, jax.random.key(0))
     assert int(state.step) == 2 and not state.diverged and metrics["loss"] > 0

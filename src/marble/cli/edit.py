@@ -53,12 +53,13 @@ def check(values: flags.FlagValues) -> bool:
 
 def edited(pipe: Any, values: flags.FlagValues) -> np.ndarray:
     """uint8 [num h w c]: images made from those that the flags name."""
+    from marble.parallel.hosts import is_first
     from marble.pipelines import DiffusionPipeline, editing
     from marble.pipelines.image_files import read_images
 
     if not isinstance(pipe, DiffusionPipeline):
         raise InputError("images are made from images by a diffusion model: this is another")
-    options = dict(seed=values.seed, steps=values.steps, guidance_scale=values.guidance_scale, progress=True)
+    options = dict(seed=values.seed, steps=values.steps, guidance_scale=values.guidance_scale, progress=is_first())
     strength = 0.5 if values.strength is None else values.strength
     if values.interpolate is not None:
         ends = [_read_one(path, pipe.image.shape) for path in values.interpolate]

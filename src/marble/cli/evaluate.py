@@ -58,13 +58,22 @@ def main(argv: list[str]) -> int:
             raise InputError(f"--metrics {name!r} is unknown{nearest(name, METRICS)}")
     if not values.ode:
         refuse(values, OF_FLOW, "is for the probability flow, which --noode leaves out")
-    from marble import builders, run, workdir
-    from marble.parallel import explained_memory_error, log_devices
-    from marble.pipelines import Flow, VAEPipeline, bits_per_dim
-    from marble.pipelines.evaluate import default_variance_type
+    from marble.parallel import hosts, use_compilation_cache
+    from marble.pipelines import Flow
 
     flow = Flow(values.ode_steps, values.ode_divergence, values.ode_dequantisation) if values.ode else None
-    log_devices()
+    use_compilation_cache()
+    with hosts.joined(command=" ".join(argv)):
+        return measure(values, flow)
+
+
+def measure(values: flags.FlagValues, flow: Any) -> int:
+    """Evaluates in all processes; the first one writes what they found."""
+    from marble import builders, run, workdir
+    from marble.parallel import explained_memory_error, hosts
+    from marble.pipelines import VAEPipeline, bits_per_dim
+    from marble.pipelines.evaluate import default_variance_type
+
     config, image = workdir.recall(values.workdir)
     source = builders.data_config(config).open()
     if (tuple(source.image_shape), source.levels) != image:
@@ -83,6 +92,8 @@ def main(argv: list[str]) -> int:
     if isinstance(pipe, VAEPipeline):
         bits = bits_of_vae(pipe, examples, values)
         settings["num"] = len(bits["elbo"])
+        if not hosts.is_first():
+            return 0
         bounds = {name: estimate(each) for name, each in bits.items()}
         print("\n".join([heading(split, settings), *rows_of(bounds)]))
         found = {**settings, **{name: e._asdict() for name, e in bounds.items()}}
@@ -101,8 +112,10 @@ def main(argv: list[str]) -> int:
             decoder=values.decoder,
             flow=flow,
             batch_size=values.batch_size,
-            progress=True,
+            progress=hosts.is_first(),
         )
+    if not hosts.is_first():
+        return 0
     settings |= {
         "num": found.num,
         "variance_type": values.variance_type or default_variance_type(pipe),
@@ -120,12 +133,14 @@ def bits_of_vae(pipe: Any, examples: Any, values: flags.FlagValues) -> dict[str,
     """The bounds of a variational autoencoder on these examples, each [num]; InputError for flags of diffusion."""
     import numpy as np
 
+    from marble.parallel.hosts import is_first
+
     refuse(values, OF_DIFFUSION, "is for diffusion models, and this is a variational autoencoder")
     num = len(examples) if values.num is None else values.num
     if not 1 <= num <= len(examples):
         raise InputError(f"{num} images asked for: the split has {len(examples)}")
     images = np.stack([examples[i * len(examples) // num]["image"] for i in range(num)])
-    return pipe.bits_per_dim(images, values.seed, progress=True)
+    return pipe.bits_per_dim(images, values.seed, progress=is_first())
 
 
 def estimate(bits: Any) -> Any:

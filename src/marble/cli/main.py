@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import marble
-from marble.errors import InputError, RunError
+from marble.errors import EXIT_RESTART, InputError, PeerLostError, RunError
 
 COMMANDS = {
     "train": ("marble.cli.train", "train a model from a config file"),
@@ -29,7 +29,7 @@ usage: marble COMMAND [options]
 
 marble COMMAND --help lists the options of a command.
 exit status: 0 done, 2 for wrong usage or input, 1 for a fault while running, 75 for a run that was
-asked to stop and saved itself (the same command goes on)."""
+asked to stop and saved itself, or that lost another of its processes (the same command goes on)."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         return fail("stopped", 130)
     except BrokenPipeError:  # whoever read our output has gone
         return 1
+    except PeerLostError as error:
+        return fail(error, EXIT_RESTART)
     except (RunError, OSError) as error:
         return fail(error, 1)
 
@@ -98,11 +100,13 @@ class BarHandler(logging.Handler):
 
 
 def run() -> None:
-    """The program: main, without waiting, after a fault, for threads that a failed save may have left behind."""
+    """The program: main, without waiting, after a fault, for other processes or threads of a failed save."""
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    if status == 1:
+    if status in (1, EXIT_RESTART) or (
+        status and "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+    ):
         os._exit(status)
     sys.exit(status)
 

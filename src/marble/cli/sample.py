@@ -11,6 +11,7 @@ anew that are white in M; with --interpolate A B the images between two.
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -53,37 +54,14 @@ def main(argv: list[str]) -> int:
     edits = edit.check(values)
     written = ["samples.png", "samples.npz", *(["trajectory.gif"] if values.gif else [])]
     check_writable("out", values.out, written)
-    from marble.builders import load
-    from marble.parallel import explained_memory_error, log_devices
+    from marble.parallel import hosts, use_compilation_cache
     from marble.pipelines import pictures
 
-    log_devices()
-    pipe = load(
-        values.workdir,
-        step=values.step,
-        raw_params=values.raw_params,
-        sampler=values.sampler,
-        guide=values.guide,
-    )
-    with explained_memory_error():
-        drawn = (
-            edit.edited(pipe, values)
-            if edits
-            else pipe.sample(
-                values.num,
-                seed=values.seed,
-                labels=values.label,
-                steps=values.steps,
-                first=values.first,
-                batch_size=values.batch_size,
-                guidance_scale=values.guidance_scale,
-                guidance_interval=numbers("guidance_interval", values.guidance_interval),
-                guidance_rescale=values.guidance_rescale,
-                eta=values.eta,
-                num_frames=NUM_FRAMES if values.gif else 0,
-                progress=True,
-            )
-        )
+    use_compilation_cache()
+    with hosts.joined(command=" ".join(argv)):
+        drawn = draw(values, edits)
+    if not hosts.is_first():
+        return 0
     images, frames = drawn if values.gif else (drawn, None)
     out = Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -93,6 +71,37 @@ def main(argv: list[str]) -> int:
         pictures.save_gif(out / "trajectory.gif", frames.x)
     logger.info("wrote %s", ", ".join(str(out / name) for name in written))
     return 0
+
+
+def draw(values: flags.FlagValues, edits: bool) -> Any:
+    """The images that were asked for, and with --gif the frames; in several processes, each has all."""
+    from marble.builders import load
+    from marble.parallel import explained_memory_error, hosts
+
+    pipe = load(
+        values.workdir,
+        step=values.step,
+        raw_params=values.raw_params,
+        sampler=values.sampler,
+        guide=values.guide,
+    )
+    with explained_memory_error():
+        if edits:
+            return edit.edited(pipe, values)
+        return pipe.sample(
+            values.num,
+            seed=values.seed,
+            labels=values.label,
+            steps=values.steps,
+            first=values.first,
+            batch_size=values.batch_size,
+            guidance_scale=values.guidance_scale,
+            guidance_interval=numbers("guidance_interval", values.guidance_interval),
+            guidance_rescale=values.guidance_rescale,
+            eta=values.eta,
+            num_frames=NUM_FRAMES if values.gif else 0,
+            progress=hosts.is_first(),
+        )
 
 
 def numbers(flag: str, values: list[str] | None) -> list[float] | None:

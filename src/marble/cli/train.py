@@ -1,11 +1,15 @@
 """marble train: trains a model from a config file; started again, it goes on where it stopped.
 
 marble train --config configs/digits.py[:variant] --workdir runs/digits [--config.training.num_steps=500]
+
+On several hosts run the same command on each: Cloud TPU, GKE and SLURM are found; elsewhere set JAX_COORDINATOR_ADDRESS
+to HOST:PORT of the first, JAX_NUM_PROCESSES and JAX_PROCESS_ID. The workdir is the first one's, or a bucket (gs://).
 """
 
 import json
 import logging
 import os
+import shlex
 import sys
 
 from absl import flags
@@ -13,8 +17,8 @@ from ml_collections import ConfigDict
 
 from marble.cli.flags import check_writable, overridden, parse, require
 from marble.config import load_config
-from marble.errors import InputError
-from marble.training.interruption import EXIT_RESTART, Interrupted, Interruption
+from marble.errors import EXIT_RESTART, InputError
+from marble.training.interruption import Interrupted, Interruption
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +33,7 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, samples.", flag_values=values)
+    flags.DEFINE_string("profile", None, "START:N: profile N steps after step START.", flag_values=values)
     flags.DEFINE_bool("print_config", False, "Print the whole config as JSON, and end.", flag_values=values)
 
 
@@ -53,15 +58,21 @@ def _train(argv: list[str], interruption: Interruption) -> int:
         return 0
     if config.training.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+    from marble.parallel import use_compilation_cache
+    from marble.parallel.hosts import is_first
     from marble.run import run
+    from marble.training.operation import Profile
 
+    use_compilation_cache()
+    profile = None if values.profile is None else Profile.parse(values.workdir, values.profile)
     try:
-        run(config, values.workdir, interruption)
+        run(config, values.workdir, interruption, profile)
     except Interrupted as interrupted:
         logger.warning("%s", interrupted)
         sys.stderr.flush()
         os._exit(EXIT_RESTART)  # an abandoned computation may run on, and must not be waited for
-    logger.info("done; sample it with: marble sample --workdir %s", values.workdir)
+    if is_first():
+        logger.info("done; sample it with: marble sample --workdir %s", shlex.quote(values.workdir))
     return 0
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from marble.errors import InputError
-from marble.models.layers import GroupNorm, dense
+from marble.models.layers import GroupNorm, dense, wide
 from marble.typing import Array
 
 
@@ -15,8 +15,8 @@ class SelfAttention(nn.Module):
     """x + proj(softmax(q k^T / sqrt(C_head)) v), each pixel attending to every pixel (Ho et al. 2020).
 
     x [b h w c], the same shape out; q, k and v are dense layers of the normalised x, ``num_heads`` heads of
-    C_head = c / num_heads channels each (an InputError if that isn't whole). The softmax is float32, and proj
-    starts at 0.
+    C_head = c / num_heads channels each (an InputError if that isn't whole). The softmax is ``wide``, and
+    proj starts at 0.
     """
 
     num_heads: int = 1
@@ -32,8 +32,16 @@ class SelfAttention(nn.Module):
             dense(c, dtype=self.dtype, name=name)(pixels).reshape(b, h * w, self.num_heads, c // self.num_heads)
             for name in ("query", "key", "value")
         )
-        attended = jax.nn.dot_product_attention(query, key, value).reshape(b, h, w, c)
+        attended = attend(query, key, value).reshape(b, h, w, c)
         return x + dense(c, zero=True, dtype=self.dtype, name="proj")(attended)
+
+
+def attend(query: Array, key: Array, value: Array) -> Array:
+    """softmax(q k^T / sqrt(C)) v, each [b n heads C]; jax's own has scores of float32 whatever it is given."""
+    if wide(query.dtype) == jnp.float32:
+        return jax.nn.dot_product_attention(query, key, value)
+    scores = jnp.einsum("bqhc,bkhc->bhqk", query, key) / query.shape[-1] ** 0.5
+    return jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(scores), value)
 
 
 def check_heads(channels: int, num_heads: int) -> None:

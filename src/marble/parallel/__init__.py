@@ -1,15 +1,24 @@
-"""How arrays are laid out over devices."""
+"""Devices and processes: how arrays are laid out over them, and how functions are mapped."""
 
-from marble.parallel.devices import compiler_options, explained_memory_error, log_devices
-from marble.parallel.mesh import check_divides, data_mesh, data_parallel, put_batch, replicated
+from marble.parallel.devices import compiler_options, explained_memory_error, log_devices, use_compilation_cache
+from marble.parallel.mapping import (
+    DeviceMapping,
+    MeshMapping,
+    ParallelConfig,
+    PmapMapping,
+    check_divides,
+    fetch,
+)
 
 __all__ = [
+    "DeviceMapping",
+    "MeshMapping",
+    "ParallelConfig",
+    "PmapMapping",
     "check_divides",
     "compiler_options",
-    "data_mesh",
-    "data_parallel",
     "explained_memory_error",
+    "fetch",
     "log_devices",
-    "put_batch",
-    "replicated",
+    "use_compilation_cache",
 ]

@@ -52,14 +52,14 @@ def _nvidia_smi() -> str | None:
 
 
 @functools.cache
-def compiler_options(*, gradients: bool) -> dict[str, str]:
+def compiler_options(*, gradients: bool, platform: str | None = None) -> dict[str, str]:
     """Options for ``jax.jit`` where XLA's defaults are not the best, for programs that no other program contains.
 
     On the CPU XLA gives convolutions, products and sums to YNNPACK, whose convolutions of few channels are slower than
     Eigen's: so it gets products and sums only in programs with ``gradients``, and nothing in others. What that gains
-    is in benchmarks/results/unet_vs_diffusers-cpu.md.
+    is in benchmarks/results/unet_vs_diffusers-cpu.md. platform is by default that of this process.
     """
-    if jax.default_backend() != "cpu":
+    if (platform or jax.default_backend()) != "cpu":
         return {}
     kinds = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE" if gradients else ""
     options = {"xla_cpu_experimental_ynn_fusion_type": kinds}
@@ -68,6 +68,17 @@ def compiler_options(*, gradients: bool) -> dict[str, str]:
     except jax.errors.JaxRuntimeError:  # another XLA, which has no such option
         return {}
     return options
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs for the next time: in $JAX_COMPILATION_CACHE_DIR, a folder or bucket, or in ~/.cache.
+
+    Programs are found by their text, the versions and the device, so what is there is never wrong; an empty
+    JAX_COMPILATION_CACHE_DIR keeps none.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "marble", "xla"))
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from marble.data.preprocess import to_uint8
 from marble.errors import InputError
-from marble.parallel import compiler_options, data_mesh, put_batch
 from marble.pipelines.rows import batches, fitting_batch_size, whole
 from marble.pipelines.settings import Guidance
 from marble.pipelines.unconditional import DiffusionPipeline
@@ -166,7 +165,7 @@ def _program(pipe: DiffusionPipeline, sampler_of: Callable[..., Any]) -> Callabl
             self_conditioning=pipe.self_conditioning,
         )
 
-    return jax.jit(run, compiler_options=compiler_options(gradients=False))
+    return pipe.mapping.compile_rows(run)
 
 
 def _over_batches(
@@ -177,12 +176,12 @@ def _over_batches(
     *arguments: Any,
 ) -> np.ndarray:
     """The program over all rows, in batches of the pipeline's size."""
-    mesh, count = data_mesh(), len(rows["image"])
+    count = len(rows["image"])
     program = _program(pipe, sampler_of)
-    size = fitting_batch_size(pipe.config.batch_size, mesh)
+    size = fitting_batch_size(pipe.config.batch_size, pipe.mapping)
     results = []
     for batch in tqdm(batches(rows, size), total=-(-count // size), unit="batch", disable=None if progress else True):
-        results.append(jax.device_get(program(pipe.all_params(), put_batch(mesh, batch), *arguments)))
+        results.append(program(pipe.all_params(), pipe.mapping.put(batch), *arguments))
     return np.concatenate(results)[:count]
 
 

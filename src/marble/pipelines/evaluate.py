@@ -24,7 +24,6 @@ from marble.diffusion import (
 )
 from marble.diffusion.process import VarianceType
 from marble.errors import InputError
-from marble.parallel import compiler_options, data_mesh, put_batch
 from marble.pipelines.rows import check_seed, fitting_batch_size, integer_images, whole
 from marble.pipelines.tally import BitsPerDim, Tally
 from marble.pipelines.unconditional import DiffusionPipeline
@@ -101,8 +100,7 @@ def bits_per_dim(
             raise InputError(f"{name} {value!r} is for schedules in steps, this is in continuous time: leave it out")
     if flow is not None and flow.dequantisation == "uniform":
         check_uniform(pipe.image.levels, pipe.schedule.level_at(ends(pipe.schedule)[0]))
-    mesh = data_mesh()
-    size = fitting_batch_size(pipe.config.batch_size if batch_size is None else batch_size, mesh, num=num)
+    size = fitting_batch_size(pipe.config.batch_size if batch_size is None else batch_size, pipe.mapping, num=num)
     calls = 4 * flow.num_steps if flow else 0
     tally = Tally()
     with tqdm(
@@ -115,11 +113,12 @@ def bits_per_dim(
             flow=flow,
             tick=bar.update if progress else None,
         )
-        compiled = jax.jit(program.batch, compiler_options=compiler_options(gradients=False))
-        for batch in eval_batches(examples, batch_size=size, num_examples=num):
-            mask = batch.pop("mask") > 0
+        compiled = pipe.mapping.compile_rows(program.batch, out_axes=(BoundTerms(0, 1, 1), 0, 0))
+        of_process = dict(process_index=jax.process_index(), process_count=jax.process_count())
+        for batch in eval_batches(examples, batch_size=size, num_examples=num, **of_process):
             _check_batch(batch, pipe)
-            tally.add(*jax.device_get(compiled(pipe.params, put_batch(mesh, batch), np.uint32(seed))), mask)
+            terms, nll, mask = compiled(pipe.params, pipe.mapping.put_part(batch), np.uint32(seed))
+            tally.add(terms, nll, mask > 0)
         jax.effects_barrier()
     return tally.result(dimensions=int(np.prod(pipe.image.shape)))
 
@@ -147,8 +146,8 @@ class Program:
     flow: Flow | None
     tick: Callable[[], Any] | None
 
-    def batch(self, params: Any, batch: dict[str, Array], seed: Array) -> tuple[BoundTerms, Array | None]:
-        """The bound's terms, and -log p(x_0) under the flow [b]."""
+    def batch(self, params: Any, batch: dict[str, Array], seed: Array) -> tuple[BoundTerms, Array | None, Array]:
+        """The bound's terms, -log p(x_0) under the flow [b], and the batch's mask [b]."""
         x_0 = to_float(batch["image"], self.pipe.image.levels)
         context = {"label": batch["label"]} if self.pipe.model.num_classes is not None else None
         # Three keys an image: the noise of the terms, where on the curve they are, the flow's.
@@ -160,8 +159,9 @@ class Program:
 
         terms = self._bound(self.pipe.clipped_denoise_fn(params), x_0, noise, keys[:, 1], context)
         if self.flow is None:
-            return terms, None
-        return terms, self._flow(denoise_fn, x_0, noise(0), terms.by_step[0], keys[:, 2], context)
+            return terms, None, batch["mask"]
+        nll = self._flow(denoise_fn, x_0, noise(0), terms.by_step[0], keys[:, 2], context)
+        return terms, nll, batch["mask"]
 
     def _bound(self, denoise_fn: DenoiseFn, x_0, noise, keys: Array, context: Context | None) -> BoundTerms:
         ticking = self._ticking(denoise_fn)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from marble.compression import Allocation, Chain, Header, allocate, bound_bits, decode, encode, read, write
 from marble.compression.format import HASH_BYTES
 from marble.errors import InputError
-from marble.parallel import compiler_options
+from marble.parallel import compiler_options, fetch
 from marble.pipelines.rows import check_seed, integer_images
 from marble.pipelines.unconditional import DiffusionPipeline
 
@@ -47,7 +47,7 @@ class LosslessCompressor:
     def __init__(self, pipe: DiffusionPipeline, *, progress: bool = False) -> None:
         _check(pipe)
         self.image, self.schedule = pipe.image, pipe.schedule
-        self._params = jax.device_put(jax.device_get(pipe.params), jax.local_devices()[0])
+        self._params = jax.device_put(fetch(pipe.params), jax.local_devices()[0])
         self._size = int(np.prod(self.image.shape))
         self._progress = progress
         self._tick = _silent

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
 from marble.errors import InputError
+from marble.parallel import DeviceMapping
 from marble.pipelines.settings import ImageSpec
 
 MOST_SEED = 2**32 - 1
@@ -44,13 +44,14 @@ def integer_images(images: np.ndarray, image: ImageSpec) -> np.ndarray:
     return images
 
 
-def fitting_batch_size(size: int, mesh: Mesh, *, num: int | None = None) -> int:
+def fitting_batch_size(size: int, mapping: DeviceMapping, *, num: int | None = None) -> int:
     """At least what was asked for, or num images if they are fewer, and a multiple of the number of devices."""
     size = whole("batch_size", size)
     if size < 1:
         raise InputError(f"batch_size={size} must be at least 1")
     size = size if num is None else min(size, num)
-    return -(-size // mesh.devices.size) * mesh.devices.size
+    count = len(mapping.devices)
+    return -(-size // count) * count
 
 
 def batches(rows: dict[str, np.ndarray], size: int) -> Iterator[dict[str, np.ndarray]]:

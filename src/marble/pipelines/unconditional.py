@@ -13,7 +13,7 @@ from marble.data.preprocess import to_uint8
 from marble.diffusion import NoiseSchedule, PredictionType, denoiser
 from marble.diffusion.process import VarianceType
 from marble.errors import InputError
-from marble.parallel import compiler_options, data_mesh, put_batch, replicated
+from marble.parallel import DeviceMapping, ParallelConfig
 from marble.pipelines.rows import batches, fitting_batch_size, image_indices, whole
 from marble.pipelines.settings import Guidance, ImageSpec, SamplingConfig
 from marble.sampling import Frames, Sampler, Step, guidance, image_keys, sample
@@ -43,12 +43,14 @@ class DiffusionPipeline:
         has_null_class: bool = False,
         guide: "DiffusionPipeline | None" = None,
         self_conditioning: bool = False,
+        mapping: DeviceMapping | None = None,
     ) -> None:
         """schedule may be a function of the parameters, as a learned one is.
 
         variance_type: that of the reverse step, where neither a sampler nor a caller says which.
         has_null_class: whether the model was also trained without labels, and so can sample without.
         self_conditioning: whether it was trained to be told its own last estimate of x_0.
+        mapping: how programs run on the devices; by default over all of them.
         guide: a weaker model of the same images and schedule, to go away from (autoguidance, Karras et al. 2024).
         """
         self.model, self.image, self.sampler, self.config = model, image, sampler, config
@@ -56,13 +58,11 @@ class DiffusionPipeline:
         self._prediction_type, self.variance_type = prediction_type, variance_type
         self.has_null_class, self.self_conditioning = has_null_class, self_conditioning
         self._guide = guide
-        self._mesh = data_mesh()
-        self.params = jax.device_put(params, replicated(self._mesh))
+        self.mapping = mapping or ParallelConfig().open()
+        self.params = self.mapping.place(params)
         self._bar: tqdm | None = None
-        self._compiled = jax.jit(
-            self._sample_batch,
-            static_argnames=("num_frames", "ticking"),
-            compiler_options=compiler_options(gradients=False),
+        self._compiled = self.mapping.compile_rows(
+            self._sample_batch, out_axes=(0, 1), static=("num_frames", "ticking")
         )
         self._denoise = jax.jit(self._predict)
         self._check_guide()
@@ -126,7 +126,7 @@ class DiffusionPipeline:
         num, num_frames = whole("num", num), whole("num_frames", num_frames)
         if num_frames < 0:
             raise InputError(f"num_frames={num_frames} must be at least 0")
-        size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self._mesh)
+        size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self.mapping)
         num_steps = self.num_steps(steps)
         rows = self.rows(num, seed=seed, first=first, labels=labels)
         strength = self.guidance(labels, guidance_scale, guidance_interval, guidance_rescale)
@@ -138,11 +138,11 @@ class DiffusionPipeline:
         results = []
         with tqdm(total=calls * num_steps, unit="step", disable=None if progress else True) as self._bar:
             for host_batch in batches(rows, size):
-                batch = put_batch(self._mesh, host_batch)
+                batch = self.mapping.put(host_batch)
                 images, frames = self._compiled(
                     params, batch, np.uint32(seed), grid, np.int32(num_steps), strength, settings, **options
                 )
-                results.append(jax.device_get((self._finish(images, as_float), jax.tree.map(self._finish, frames))))
+                results.append((self._finish(images, as_float), jax.tree.map(self._finish, frames)))
         images = np.concatenate([images for images, _ in results])[:num]
         frames = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :num], *[f for _, f in results])
         return (images, frames) if num_frames else images
@@ -193,8 +193,8 @@ class DiffusionPipeline:
     def _tick(self) -> None:
         self._bar.update()
 
-    def _finish(self, images: Array, as_float: bool = False) -> Array:
-        return jnp.clip(images, -1, 1) if as_float else to_uint8(images, self.image.levels)
+    def _finish(self, images: np.ndarray, as_float: bool = False) -> np.ndarray:
+        return np.clip(images, -1, 1) if as_float else np.asarray(to_uint8(images, self.image.levels))
 
     def num_steps(self, steps: int | None = None) -> int:
         """The number of sampling steps: those asked for, the config's, or all of training's; else an InputError."""

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -15,7 +14,7 @@ from marble import vae
 from marble.data.preprocess import to_float, to_uint8
 from marble.errors import InputError
 from marble.models import VAE
-from marble.parallel import compiler_options, data_mesh, put_batch, replicated
+from marble.parallel import DeviceMapping, ParallelConfig
 from marble.pipelines.rows import batches, fitting_batch_size, image_indices, integer_images, whole
 from marble.pipelines.settings import ImageSpec
 from marble.sampling import fold_keys, image_keys, noise_like
@@ -51,11 +50,12 @@ class VAEPipeline:
         likelihood: vae.Likelihood,
         image: ImageSpec,
         config: VAESamplingConfig,
+        mapping: DeviceMapping | None = None,
     ) -> None:
         self.model, self.likelihood, self.image, self.config = model, likelihood, image, config
-        self._mesh = data_mesh()
-        self.params = jax.device_put(params, replicated(self._mesh))
-        compiled = partial(jax.jit, compiler_options=compiler_options(gradients=False))
+        self.mapping = mapping or ParallelConfig().open()
+        self.params = self.mapping.place(params)
+        compiled = self.mapping.compile_rows
         self._sample_batch = compiled(self._draw)
         self._encode_batch = compiled(lambda params, batch: self._encode(params, batch["image"]))
         self._decode_batch = compiled(lambda params, batch: self._apply(params, "decode", batch["z"])[0])
@@ -136,11 +136,11 @@ class VAEPipeline:
     ) -> Any:
         """function(params, batch, *arguments) of all rows, as arrays on the host."""
         count = len(next(iter(rows.values())))
-        size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self._mesh)
+        size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self.mapping)
         params = self.params if params is None else params
         results = []
         for batch in tqdm(batches(rows, size), total=-(-count // size), disable=None if progress else True):
-            results.append(jax.device_get(function(params, put_batch(self._mesh, batch), *arguments)))
+            results.append(function(params, self.mapping.put(batch), *arguments))
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *results)
 
     def _apply(self, params: Any, half: str, inputs: Array) -> tuple[Array, Array]:

@@ -5,16 +5,16 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from threading import Thread
 from types import FrameType
 from typing import Any
 
-logger = logging.getLogger(__name__)
+from marble.errors import EXIT_RESTART
 
-EXIT_RESTART = 75
-"""The exit status of a run that was asked to stop and saved: the same command goes on (EX_TEMPFAIL of sysexits.h)."""
+logger = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
@@ -48,16 +48,28 @@ class Interruption:
         finally:
             self._deferred = False
 
-    def run(self, action: Callable[[], Any]) -> tuple[bool, Any]:
-        """(True, action()), or (False, None) as soon as a stop is requested: the action is then abandoned.
+    def run(self, action: Callable[[], Any], *, patience: float = 0.0) -> tuple[bool, Any]:
+        """(True, action()), or (False, None) when a stop was requested so many seconds ago: the action is abandoned.
+
+        With patience there are other processes that are in the action, and can't be told to leave it: this one ends,
+        with EXIT_RESTART, and is missed by them. So all that is to be kept has to be saved before.
 
         Python handles signals between the bytecodes of the main thread, and one call of the compiler or of a compiled
         sampler can take minutes: so the action has a thread of its own.
         """
         future: Future = Future()
         Thread(target=_fulfil, args=(future, action), daemon=True).start()
-        while not future.done() and not self.requested:
+        asked_at = None
+        while not future.done():
+            if self.requested:
+                asked_at = asked_at or time.monotonic()
+                if time.monotonic() - asked_at >= patience:
+                    break
             wait([future], timeout=0.1)
+        if patience and not future.done():
+            logger.warning("stopped within what other processes go on with; run the same command to go on")
+            sys.stderr.flush()
+            os._exit(EXIT_RESTART)
         return (True, future.result()) if future.done() else (False, None)
 
     def _handle(self, number: int, _: FrameType | None) -> None:

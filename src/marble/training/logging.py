@@ -5,15 +5,49 @@ import logging
 import operator
 import os
 from collections.abc import Mapping
-from typing import IO
+from typing import IO, Protocol
 
 from etils import epath
 from tensorboardX import SummaryWriter
 
+from marble.parallel.hosts import is_first
+
 logger = logging.getLogger(__name__)
 
-TIMING_FIELDS = ("step_seconds", "images_per_second")
+TIMING_FIELDS = ("step_seconds", "images_per_second", "step_seconds_floor", "share_of_peak")
 """The fields of metrics.jsonl in which two equal runs differ."""
+
+
+class Writer(Protocol):
+    """Where metrics go."""
+
+    def has(self, step: int, name: str) -> bool:
+        """Whether this metric of this step was written."""
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keeps one line of metrics."""
+
+    def close(self) -> None:
+        """Nothing comes after this."""
+
+
+def open_writer(workdir: str, *, step: int) -> Writer:
+    """The writer of a run that goes on after step: of several processes, the first's writes and the others' do not."""
+    return MetricsWriter(workdir, step=step) if is_first() else SilentWriter()
+
+
+class SilentWriter:
+    """Writes nothing."""
+
+    def has(self, step: int, name: str) -> bool:
+        """It does not know: ask the first process."""
+        return False
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 class MetricsWriter:

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import itertools
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,10 +15,11 @@ from tqdm import tqdm
 
 from marble import checkpoint
 from marble.errors import InputError, RunError
-from marble.parallel import compiler_options
+from marble.parallel import DeviceMapping, fetch, hosts
 from marble.training.draws import TimestepSampling
 from marble.training.interruption import Interrupted, Interruption
-from marble.training.logging import MetricsWriter
+from marble.training.logging import Writer, open_writer
+from marble.training.operation import Profile, Stopwatch, Watchdog, step_floor
 from marble.training.state import TrainState
 from marble.training.step import TrainStep
 from marble.typing import Array, Batch
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 HELD_OUT_LOSS = "heldout_loss"
 CALLS_IN_FLIGHT = 2
 """How far the host runs ahead of the devices: enough to keep them busy, little enough to stop soon."""
+HOOK_PATIENCE = 15.0
+"""Seconds that a process which is asked to stop leaves a hook: several processes can't leave one at the same place."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,9 @@ class TrainingConfig:
     sample_every: int = 0
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
+    """How many of the newest checkpoints stay."""
+    keep_every_hours: float | None = None
+    """Of the older ones, one of each so many hours stays too."""
     deterministic: bool = False
     """Bit-equal repetition on GPUs too, where the fastest operations do not give it."""
 
@@ -66,6 +71,8 @@ class TrainingConfig:
                 raise InputError(f"training.{name}={every} must be 0, for never, or more")
             if every % self.steps_per_call:
                 raise InputError(f"training.{name}={every} must be a multiple of steps_per_call={self.steps_per_call}")
+        if self.keep_every_hours is not None and self.keep_every_hours <= 0:
+            raise InputError(f"training.keep_every_hours={self.keep_every_hours} must be above 0, or None for none")
         for name in ("ema_decay", "label_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"training.{name}={getattr(self, name)} must be between 0 and 1")
@@ -83,14 +90,25 @@ class Hooks:
     """Draws images with given parameters and keeps them as those of a step, unless it has them."""
 
 
-def restore_or_init(workdir: str, init: Callable[[], TrainState], place: Callable[[Any], TrainState]) -> TrainState:
-    """The state to go on from: the newest whole checkpoint of workdir, put on devices by ``place``; else init()."""
-    if not checkpoint.saved_steps(workdir):
-        return init()
-    step, state, damaged = checkpoint.restore_newest(workdir, jax.eval_shape(init))
-    checkpoint.set_aside(workdir, damaged)
-    logger.info("going on from the checkpoint of step %d", step)
-    return place(state)
+def restore_or_init(workdir: str, init: Callable[[], TrainState], mapping: DeviceMapping) -> TrainState:
+    """The state to go on from, on the devices: the newest whole checkpoint of workdir, or else init().
+
+    The first process alone reads it, and tells the others: which one is whole is decided once.
+    """
+    shapes, found = jax.eval_shape(init), None
+
+    def restored_step() -> int | None:
+        nonlocal found
+        if not checkpoint.saved_steps(workdir):
+            return None
+        step, found, damaged = checkpoint.restore_newest(workdir, shapes)
+        checkpoint.set_aside(workdir, damaged)
+        logger.info("going on from the checkpoint of step %d", step)
+        return step
+
+    if hosts.from_first(restored_step) is None:
+        return mapping.init(init)
+    return mapping.place(hosts.arrays_from_first(found, shapes))
 
 
 def call_lengths(step: int, config: TrainingConfig) -> Iterator[int]:
@@ -113,47 +131,67 @@ def train(
     batches: Iterator[Batch],
     key: Array,
     hooks: Hooks,
+    mapping: DeviceMapping,
     interruption: Interruption,
+    profile: Profile | None = None,
+    hang_seconds: float = 0.0,
 ) -> TrainState:
     """Trains from state.step to config.num_steps and returns the last state, which is saved.
 
     run_steps(state, batches, key) is compiled here and donates its state; each item of batches is [n b ...], n as
-    ``call_lengths`` says. Raises Interrupted when asked to stop, with the state saved, and RunError when the loss was
-    not finite or the memory not enough.
+    ``call_lengths`` says. Raises Interrupted when this or another process was asked to stop, with the state saved, and
+    RunError when the loss was not finite or the memory not enough. After hang_seconds without a step the log tells.
     """
     step = int(state.step)
     lengths = list(call_lengths(step, config))
-    progress = tqdm(total=config.num_steps, initial=step, unit="step", disable=None, smoothing=0.05)
+    progress = tqdm(
+        total=config.num_steps, initial=step, unit="step", disable=None if hosts.is_first() else True, smoothing=0.05
+    )
+    keep = dict(keep=config.keep_checkpoints, keep_every_hours=config.keep_every_hours)
     with (
-        contextlib.closing(MetricsWriter(workdir, step=step)) as writer,
-        checkpoint.CheckpointWriter(workdir, keep=config.keep_checkpoints) as checkpoints,
+        contextlib.closing(open_writer(workdir, step=step)) as writer,
+        checkpoint.CheckpointWriter(workdir, **keep) as checkpoints,
         progress,
     ):
         logger.info("compiling the training step")
-        compiled, first = compile_calls(run_steps, state, batches, key, lengths, interruption)
-        stopwatch, in_flight = Stopwatch(), deque()
-        with interruption.deferred():
-            run_hooks(step, state, config, hooks, writer, interruption)  # those that an interruption cut off
+        compiled, first = compile_calls(run_steps, state, batches, key, lengths, mapping, interruption)
+        floor = step_floor(compiled, config.accumulate)
+        stopwatch, in_flight, to_stop = Stopwatch(), deque(), hosts.StopVote()
+        with interruption.deferred(), Watchdog(hang_seconds, step) as watchdog, profile or contextlib.nullcontext():
+            # Those that an interruption cut off.
+            run_hooks(step, state, config, hooks, writer, interruption, watchdog)
             for length, batch in zip(lengths, itertools.chain([first], batches), strict=False):
+                if profile:
+                    profile.before(step, length)
                 state, metrics = compiled[length](state, batch, key)
                 step += length
                 progress.update(length)
                 in_flight.append(metrics)
                 if len(in_flight) > CALLS_IN_FLIGHT:
                     jax.block_until_ready(in_flight.popleft())
+                    watchdog.seen(step - CALLS_IN_FLIGHT * length)
+                if profile:
+                    profile.after(step, metrics)
                 if due(step, config.log_every):
-                    state = log_window(writer, step, state, config, hooks, stopwatch)
+                    state = log_window(writer, step, state, config, hooks, stopwatch, floor)
                 with stopwatch.paused():
-                    if step == config.num_steps or due(step, config.checkpoint_every):
+                    if step == config.num_steps or is_save_due(step, config):
                         checkpoints.save(step, checked(state))
-                    run_hooks(step, state, config, hooks, writer, interruption)
-                if interruption.requested:
+                    run_hooks(step, state, config, hooks, writer, interruption, watchdog)
+                if to_stop(interruption.requested):
                     if checkpoints.latest != step:
                         checkpoints.save(step, checked(state))
                     checkpoints.wait()
+                    hosts.wait_for_all("saved")
                     raise Interrupted(f"saved step {step}; run the same command to go on")
             checkpoints.wait()
     return state
+
+
+def is_save_due(step: int, config: TrainingConfig) -> bool:
+    """Whether to save at step: with several processes also before a hook, which they can't cut off together."""
+    hooked = due(step, config.eval_every) or due(step, config.sample_every)
+    return due(step, config.checkpoint_every) or (hooked and jax.process_count() > 1)
 
 
 def run_hooks(
@@ -161,18 +199,21 @@ def run_hooks(
     state: TrainState,
     config: TrainingConfig,
     hooks: Hooks,
-    writer: MetricsWriter,
+    writer: Writer,
     interruption: Interruption,
+    watchdog: Watchdog,
 ) -> None:
     """Evaluates and samples where they are due and not done; what a stop cuts off is done when the run goes on."""
     if due(step, config.eval_every) or due(step, config.sample_every):
         jax.block_until_ready(state)  # programs of two threads that wait for one another's devices could lock
-    if due(step, config.eval_every) and not writer.has(step, HELD_OUT_LOSS):
-        finished, loss = interruption.run(lambda: hooks.evaluate(state.ema_params))
-        if finished:
-            writer.write(step, {HELD_OUT_LOSS: loss})
-    if due(step, config.sample_every):
-        interruption.run(lambda: hooks.sample(state.ema_params, step))
+    patience = HOOK_PATIENCE if jax.process_count() > 1 else 0.0
+    with watchdog.paused():
+        if due(step, config.eval_every) and not hosts.from_first(lambda: writer.has(step, HELD_OUT_LOSS)):
+            finished, loss = interruption.run(lambda: hooks.evaluate(state.ema_params), patience=patience)
+            if finished:
+                writer.write(step, {HELD_OUT_LOSS: loss})
+        if due(step, config.sample_every):
+            interruption.run(lambda: hooks.sample(state.ema_params, step), patience=patience)
 
 
 def due(step: int, every: int) -> bool:
@@ -186,26 +227,35 @@ def compile_calls(
     batches: Iterator[Batch],
     key: Array,
     lengths: list[int],
+    mapping: DeviceMapping,
     interruption: Interruption,
 ) -> tuple[dict[int, TrainStep], Batch | None]:
     """The compiled calls by their number of steps, and the first batch, which was taken to know the shapes."""
     if not lengths:
         return {}, None
     first = next(batches)
-    jitted = jax.jit(run_steps, donate_argnums=0, compiler_options=compiler_options(gradients=True))
 
     def compile_for(length: int) -> TrainStep:
         resized = lambda x: jax.ShapeDtypeStruct((length, *x.shape[1:]), x.dtype, sharding=x.sharding)  # noqa: E731
-        return jitted.lower(state, jax.tree.map(resized, first), key).compile()
+        return mapping.compile_step(run_steps, state, jax.tree.map(resized, first), key)
 
     return {n: interruption.run(functools.partial(compile_for, n))[1] for n in sorted(set(lengths))}, first
 
 
 def log_window(
-    writer: MetricsWriter, step: int, state: TrainState, config: TrainingConfig, hooks: Hooks, stopwatch: "Stopwatch"
+    writer: Writer,
+    step: int,
+    state: TrainState,
+    config: TrainingConfig,
+    hooks: Hooks,
+    stopwatch: Stopwatch,
+    floor: float | None,
 ) -> TrainState:
-    """Writes the means since the last log, and returns the state with an empty window."""
-    window = jax.device_get(checked(state).window)
+    """Writes the means since the last log, and returns the state with an empty window.
+
+    floor is the least time of a step, all of its arithmetic at the devices' peak.
+    """
+    window = fetch(checked(state).window)
     seconds = stopwatch.lap() / max(1, int(window.num_steps))
     metrics = {
         "loss": float(window.loss / window.num_steps),
@@ -214,9 +264,12 @@ def log_window(
         "learning_rate": hooks.learning_rate(step - 1),
         "step_seconds": seconds,
         "images_per_second": config.batch_size / seconds,
+        **({"step_seconds_floor": floor, "share_of_peak": floor / seconds} if floor else {}),
     }
     writer.write(step, metrics)
-    logger.info("step %d: loss %.4f, %.0f images/s", step, metrics["loss"], metrics["images_per_second"])
+    if hosts.is_first():
+        at_peak = f", {seconds:.4f} s a step of at least {floor:.4f} s ({floor / seconds:.1%} of peak)" if floor else ""
+        logger.info("step %d: loss %.4f, %.0f images/s%s", step, metrics["loss"], config.batch_size / seconds, at_peak)
     return state.replace(window=jax.tree.map(jnp.zeros_like, state.window))
 
 
@@ -228,23 +281,3 @@ def checked(state: TrainState) -> TrainState:
             f"are good. Lower optimizer.learning_rate, lengthen optimizer.warmup_steps, or look at the data"
         )
     return state
-
-
-class Stopwatch:
-    """Seconds of training since the last lap, without the pauses."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-
-    def lap(self) -> float:
-        """The seconds since the last lap; the next one begins."""
-        now = time.perf_counter()
-        elapsed, self._start = now - self._start, now
-        return elapsed
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time that does not count."""
-        begin = time.perf_counter()
-        yield
-        self._start += time.perf_counter() - begin

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from marble.parallel.mapping import Gradient
 from marble.training.ema import ema_update
 from marble.training.objectives import LossFn
 from marble.training.state import TrainState
@@ -16,15 +17,21 @@ TrainStep = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Arr
 
 
 def make_train_step(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, ema_decay: float, accumulate: int = 1
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema_decay: float,
+    accumulate: int = 1,
+    averaged: Callable[[Gradient], Gradient] = lambda gradient: gradient,
 ) -> TrainStep:
     """train_step(state, batch, key) -> (state, metrics); key is the run's, the step's own is folded from it.
 
     A state with a loss_history gives it to loss_fn as a fourth argument, and takes up the ``draws`` of its metrics.
     With accumulate = k the gradient is the mean over k micro-batches, with 1/k of the memory and, but for dropout, the
-    same draws. A loss or gradient that is not finite sets state.diverged and leaves all else as it was.
+    same draws. averaged makes, of the gradient over a device's images, that over all: see ``marble.parallel.mapping``.
+    A loss or gradient that is not finite sets state.diverged and leaves all else as it was.
     """
-    gradient = accumulated(jax.value_and_grad(loss_fn, has_aux=True), accumulate)
+    gradient = averaged(accumulated(jax.value_and_grad(loss_fn, has_aux=True), accumulate))
 
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
         memory = () if state.loss_history is None else (state.loss_history,)

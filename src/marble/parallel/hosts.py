@@ -1,0 +1,300 @@
+"""Several processes as one program: how they find each other, agree, and learn that one of them is lost.
+
+``start`` finds the cluster in the environment, ``call_roll`` lists it; ``is_first`` says which process writes;
+``from_first`` tells all what the first has found; ``StopVote`` makes a request to stop in one process stop all of them
+at one step. With one process all of this is nothing.
+"""
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import re
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from marble.errors import EXIT_RESTART, InputError, PeerLostError, RunError
+from marble.parallel.devices import accelerator_extra, log_devices
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 300
+"""How long a process waits for the others to start."""
+VOTES_IN_FLIGHT = 2
+"""How many calls later a vote is counted, so that the host does not wait for it."""
+ROW_BYTES = 4096
+COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+LOST = re.compile(
+    r"gloo|connection (closed|reset|refused)|broken pipe|socket closed|nccl|heartbeat|coordination|distributed service"
+    r"|UNAVAILABLE|DEADLINE_EXCEEDED",
+    re.IGNORECASE,
+)
+"""What the runtimes say when a process is gone: gloo, NCCL, and the coordination service."""
+
+
+class Host(NamedTuple):
+    """A row of the roll: one process."""
+
+    process: int
+    name: str
+    address: str
+    pid: int
+    devices: str
+    versions: str
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def start(*, heartbeat_timeout_seconds: int = 60) -> None:
+    """Joins the other processes, where the environment says that there are any; before anything touches a device.
+
+    Explicit is JAX_COORDINATOR_ADDRESS=HOST:PORT with JAX_NUM_PROCESSES and JAX_PROCESS_ID; Cloud TPU VMs, GKE and
+    SLURM are found by jax. InputError for half of an explicit address, RunError when not all processes come.
+    """
+    if jax.distributed.is_initialized():
+        return
+    arguments = cluster(os.environ)
+    if arguments is None:
+        return
+    # The handler of jax's own service would take SIGTERM from ours.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            **arguments,
+            initialization_timeout=START_SECONDS,
+            heartbeat_timeout_seconds=heartbeat_timeout_seconds,
+        )
+    except (RuntimeError, OSError) as error:
+        raise RunError(
+            f"not all processes came within {START_SECONDS} s ({_first_line(error)}): see the log of each host, "
+            f"and that {arguments.get('coordinator_address') or 'the first of them'} can be reached from the others"
+        ) from error
+    if jax.process_count() > 1:
+        _exit_on_abort(EXIT_RESTART)
+        _name_in_logs()
+
+
+@contextlib.contextmanager
+def joined(*, heartbeat_timeout_seconds: int = 60, **same: str) -> Iterator[None]:
+    """A block that all processes go through together, in which a lost one is named; see ``start`` and ``call_roll``."""
+    start(heartbeat_timeout_seconds=heartbeat_timeout_seconds)
+    log_devices()
+    with explained_loss(call_roll(**same)):
+        yield
+
+
+def cluster(environment: Any) -> dict[str, Any] | None:
+    """What to tell jax of the other processes: None for none, {} where it finds them itself."""
+    if environment.get(COORDINATOR):
+        try:
+            count, index = int(environment[COUNT]), int(environment[INDEX])
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f"{COORDINATOR}={environment[COORDINATOR]} is set, but {COUNT}={environment.get(COUNT)} and "
+                f"{INDEX}={environment.get(INDEX)} must be whole numbers too: the number of processes, and this one's"
+            ) from error
+        if not 0 <= index < count:
+            raise InputError(f"{INDEX}={index} must be between 0 and {count - 1}, for {COUNT}={count}")
+        return {
+            "coordinator_address": environment[COORDINATOR],
+            "num_processes": count,
+            "process_id": index,
+            "cluster_detection_method": "deactivate",
+        }
+    if all(name in environment for name in SLURM):
+        return {} if int(environment["SLURM_NTASKS"]) > 1 else None
+    workers = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
+    if workers is not None:  # GKE
+        slices = int(environment.get("MEGASCALE_NUM_SLICES") or 1)
+        return {} if len(workers.split(",")) * slices > 1 else None
+    on_vm = environment.get("JAX_FORCE_TPU_INIT") or accelerator_extra() == "tpu"
+    return {} if on_vm and "TPU_SKIP_MDS_QUERY" not in environment else None
+
+
+def call_roll(**same: str) -> list[Host]:
+    """A row for each process, of which the first logs the table; with one process there is nothing to log.
+
+    ``same`` are words that have to be equal in all, such as a digest of the config. InputError, naming the process,
+    where one or a version differs, or where devices of processes are seen that never joined.
+    """
+    count = jax.process_count()
+    seen = {device.process_index for device in jax.devices()}
+    if len(seen) > count:
+        raise InputError(
+            f"the devices of {len(seen)} processes are seen, but {count} joined: start the same command on every host, "
+            f"and set {COORDINATOR}, {COUNT} and {INDEX} where they don't find each other"
+        )
+    local = jax.local_devices()
+    mine = Host(
+        process=jax.process_index(),
+        name=socket.gethostname(),
+        address=_own_address(),
+        pid=os.getpid(),
+        devices=f"{len(local)} x {local[0].device_kind}",
+        versions=f"jax {jax.__version__}",
+    )
+    if count == 1:
+        return [mine]
+    rows = [json.loads(text) for text in _gathered(json.dumps([*mine, same]))]
+    table = [Host(*row[:-1]) for row in rows]
+    for host, row in zip(table, rows, strict=True):
+        for what, value in {"versions": host.versions, **row[-1]}.items():
+            expected = {"versions": table[0].versions, **rows[0][-1]}[what]
+            if value != expected:
+                raise InputError(
+                    f"process {host.process} on {host.name} has {what} {value}, but process 0 on {table[0].name} "
+                    f"{expected}: start all of them with the same command and installation"
+                )
+    if is_first():
+        logger.info("%d processes, %d devices:", count, jax.device_count())
+        for host in table:
+            logger.info("  %3d  %-24s %-16s pid %-8d %s, %s", *host)
+    return table
+
+
+def from_first(action: Callable[[], Any]) -> Any:
+    """What action() gives in the first process, which alone calls it, in all: a value that JSON can hold.
+
+    An InputError or RunError of it is raised in all.
+    """
+    if jax.process_count() == 1:
+        return action()
+    told: dict[str, Any] = {}
+    if is_first():
+        try:
+            told = {"value": action()}
+        except InputError as error:
+            told = {"input_error": str(error)}
+        except RunError as error:
+            told = {"run_error": str(error)}
+    told = json.loads(_broadcast(json.dumps(told)))
+    if "input_error" in told:
+        raise InputError(told["input_error"])
+    if "run_error" in told:
+        raise RunError(told["run_error"])
+    return told["value"]
+
+
+def arrays_from_first(tree: Any, shapes: Any) -> Any:
+    """A pytree of the first process's NumPy arrays, in all; the others give None, and all their shapes."""
+    if jax.process_count() == 1:
+        return tree
+    mine = tree if is_first() else jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    # A leaf at a time: each is on the devices twice while it is sent.
+    return jax.tree.map(lambda x: np.asarray(multihost_utils.broadcast_one_to_all(x)), mine)
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+class StopVote:
+    """Whether any process was asked to stop: at the same call in all of them, for they count the same votes."""
+
+    def __init__(self) -> None:
+        self._cast: deque[jax.Array] = deque()
+        mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(AxisType.Auto,))
+        self._sharding = NamedSharding(mesh, PartitionSpec("all"))
+        self._any = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def __call__(self, asked: bool) -> bool:
+        """Casts this process's vote, and counts the one of VOTES_IN_FLIGHT calls ago; alone it is its own answer."""
+        if jax.process_count() == 1:
+            return asked
+        mine = np.full(jax.local_device_count(), asked, np.int32)
+        self._cast.append(self._any(jax.make_array_from_process_local_data(self._sharding, mine)))
+        return len(self._cast) > VOTES_IN_FLIGHT and bool(self._cast.popleft())
+
+
+@contextlib.contextmanager
+def explained_loss(table: Sequence[Host]) -> Iterator[None]:
+    """Turns what a runtime raises when a process is gone into a PeerLostError that names it where it can."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if len(table) == 1 or not LOST.search(str(error)):
+            raise
+        raise PeerLostError(
+            f"lost {lost_host(str(error), table)} ({_first_line(error)}): run the same command again, with all of them"
+        ) from error
+
+
+def lost_host(message: str, table: Sequence[Host]) -> str:
+    """Who is meant by a runtime's message, as far as an address in it tells."""
+    found = [
+        h for h in table if h.process != jax.process_index() and re.search(rf"\b{re.escape(h.address)}\b", message)
+    ]
+    if len(found) == 1:
+        return f"process {found[0].process} on {found[0].name}"
+    among = f", one of {', '.join(str(host.process) for host in found)}" if found else ""
+    return f"another process{among}"
+
+
+def _exit_on_abort(status: int) -> None:
+    """From now on an abort ends this process with status.
+
+    Where no collective fails by itself, as on TPU and NCCL, it is the coordination service that notices a lost process,
+    and its thread then says so and aborts, without a way back to Python but a signal's handler.
+    """
+
+    def handle(_: int) -> None:
+        os.write(2, b"marble: another process is lost, see above: run the same command again, with all of them\n")
+        os._exit(status)
+
+    global _abort_handler  # C keeps no reference
+    _abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), _abort_handler)
+
+
+_abort_handler: Any = None
+
+
+def _name_in_logs() -> None:
+    """Every line of the log says whose it is."""
+    width = len(str(jax.process_count() - 1))
+    form = f"%(asctime)s [{jax.process_index():{width}d}/{jax.process_count()}] %(message)s"
+    for handler in logging.getLogger("marble").handlers:
+        handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
+
+
+def _own_address() -> str:
+    """The address by which this host would reach another one; no packet is sent."""
+    target = os.environ.get(COORDINATOR, "192.0.2.1:1").rpartition(":")[0].strip("[]")
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((target, 1))
+        return probe.getsockname()[0]
+    return "unknown"
+
+
+def _gathered(text: str) -> list[str]:
+    """The text of every process, each at most ROW_BYTES long."""
+    row = np.frombuffer(text.encode()[:ROW_BYTES].ljust(ROW_BYTES), np.uint8)
+    return [bytes(each).decode().rstrip() for each in multihost_utils.process_allgather(row)]
+
+
+def _broadcast(text: str) -> str:
+    """The first process's text."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+    padded = np.resize(data, size) if is_first() else np.zeros(size, np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
