@@ -5,6 +5,7 @@
 # Usage: bash launch/supervise.sh [options] -- marble train --config C --workdir W
 #   --max_restarts N   how often to start it again (100)
 #   --pause SECONDS    before each restart (5)
+#   --grace SECONDS    for the command to end after SIGTERM, before it is killed (120)
 #   --state FOLDER     leaves there its pid, and at the end in the file "ended" the command's last status
 #
 # SIGTERM is passed on to the command, which saves; then nothing is started again. Ends with the command's status.
@@ -12,19 +13,22 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-max_restarts=100 pause=5 state=''
-parse_options "max_restarts pause state" "" "$@"
+max_restarts=100 pause=5 grace=120 state=''
+parse_options "max_restarts pause grace state" "" "$@"
 require_command
-require_number max_restarts
+require_number max_restarts grace
 keep_compiled_programs
 
-child='' told='' stopping='' signalled=''
+child='' told='' killer='' stopping='' signalled=''
 # shellcheck disable=SC2329
 stop() {
   signalled=yes stopping=yes
   if [ "$child" != "$told" ]; then # once, for a second signal would cut its saving short
     told=$child
     kill -TERM "$child" 2>/dev/null || true
+    # Python hears no signal while it waits in C++ for a peer that is not coming.
+    (sleep "$grace" && kill -KILL "$child") >/dev/null 2>&1 3>&- &
+    killer=$!
   fi
 }
 trap stop TERM INT
@@ -59,6 +63,7 @@ for ((restarts = 0; ; restarts++)); do
   say "starting it again ($((restarts + 1)) of at most $max_restarts times)"
 done
 
+if [ -n "$killer" ]; then kill "$killer" 2>/dev/null || true; fi
 if [ -n "$state" ]; then
   if [ -n "$stopping" ] && goes_on "$status"; then echo interrupted; else echo "$status"; fi >"$state/ended"
 fi

@@ -104,13 +104,18 @@ machines() {
 
 # on_workers "status": launch/worker.sh with these words on every VM, or on the one that --worker says.
 on_workers() {
-  local index=0 instance
+  local index=0 failed=0 instance started=()
   for instance in $(instances | cut -f1 | sort); do
     if [ -z "$worker" ] || ((index == worker)); then
-      compute ssh "$instance" --zone="$zone" --command="sudo -H bash /opt/marble/launch/worker.sh $1" </dev/null
+      # All at once: one host that is stopped alone is a lost peer to the others.
+      compute ssh "$instance" --zone="$zone" --command="sudo -H bash /opt/marble/launch/worker.sh $1" </dev/null &
+      started+=($!)
     fi
     index=$((index + 1))
   done
+  ((${#started[@]})) || fail "the group $name has no VM ${worker:-yet}"
+  for instance in "${started[@]}"; do wait "$instance" || failed=$?; done
+  return "$failed"
 }
 
 up() {

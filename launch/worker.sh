@@ -49,11 +49,11 @@ status() {
 run() {
   require_command
   if is_running; then
-    say "already running on $(hostname)"
+    say "already running on $HOSTNAME"
     return
   fi
   if [ -z "${VIRTUAL_ENV:-}" ]; then
-    [ -f .venv/bin/activate ] || fail "$(hostname) has no .venv: run setup first"
+    [ -f .venv/bin/activate ] || fail "$HOSTNAME has no .venv: run setup first"
     # shellcheck disable=SC1091
     source .venv/bin/activate
   fi
@@ -66,17 +66,17 @@ run() {
     kill -0 $! 2>/dev/null || fail "it did not start; $(tail -n 3 "$state/log")"
     sleep 0.1
   done
-  say "started on $(hostname); its log: $state/log"
+  say "started on $HOSTNAME; its log: $state/log"
 }
 
 stop() {
   if is_running; then
     kill -TERM "$(cat "$state/pid")"
-    for ((waited = 0; waited < 600; waited++)); do
+    for ((waited = 0; waited < 750; waited++)); do
       if ! is_running; then break; fi
       sleep 0.2
     done
-    if is_running; then fail "it still runs 120 s after SIGTERM; its log: $state/log"; fi
+    if is_running; then fail "it still runs 150 s after SIGTERM; its log: $state/log"; fi
     [ "$(cat "$state/ended")" != interrupted ] || echo stopped >"$state/ended"
   fi
   status
@@ -87,7 +87,7 @@ extra=tpu,gcs max_restarts=100 follow=''
 parse_options "extra max_restarts" "follow" "${@:2}"
 case $action in
   logs) tail -n 50 ${follow:+-f} "$state/log" ;;
-  status) echo "$(hostname): $(status)" ;;
-  stop) echo "$(hostname): $(stop)" ;;
+  status) echo "$HOSTNAME: $(status)" ;;
+  stop) echo "$HOSTNAME: $(stop)" ;;
   *) "$action" ;;
 esac

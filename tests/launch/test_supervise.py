@@ -92,3 +92,14 @@ def test_sigterm_in_the_pause_ends_it(tmp_path):
     assert "exit status 75" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 75 and len(words(tmp_path, "marble")) == 1
+
+
+def test_a_command_that_does_not_hear_sigterm_is_killed(tmp_path):
+    recorder(tmp_path, "marble", "trap '' TERM; touch ready; exec sleep 60")
+    process = subprocess.Popen(
+        ["bash", ROOT / "launch/supervise.sh", "--grace", "1", "--", *TRAIN], cwd=tmp_path, env=environment(tmp_path)
+    )
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 137 and len(words(tmp_path, "marble")) == 1

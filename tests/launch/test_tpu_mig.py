@@ -7,6 +7,7 @@ import sys
 import pytest
 from launching import HARD, ROOT, TRAIN, calls, command, environment, launch, recorder
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the workers' side is for Linux")
 SLICE = ["--name", "n", "--zone", "us-east5-a", "--project", "p"]
 TYPE = ["--machine_type", "ct6e-standard-4t", "--topology", "4x4"]
 

@@ -7,6 +7,7 @@ import time
 import pytest
 from launching import HARD, ROOT, TRAIN, calls, command, launch, recorder, words
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the workers' side is for Linux")
 SLICE = ["--name", "n", "--zone", "z-a", "--project", "p"]
 TYPE = ["--accelerator_type", "v5e-32"]
 RUNS = "trap 'kill $!; exit 75' TERM; sleep 60 & touch ready; wait"
