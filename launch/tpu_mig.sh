@@ -43,7 +43,8 @@ mkdir -p /opt/marble
 cd /opt/marble
 gcloud storage cp $(quoted "$1" -) | tar -xz -C /opt/marble
 [ -x .venv/bin/marble ] || bash launch/worker.sh setup --extra $(quoted "$extra")
-bash launch/worker.sh run --max_restarts $max_restarts -- $(quoted "${words[@]}")
+[[ \$(bash launch/worker.sh status) == *stopped ]] ||
+  bash launch/worker.sh run --max_restarts $max_restarts -- $(quoted "${words[@]}")
 EOF_STARTUP
 }
 

@@ -117,6 +117,8 @@ def test_stop_and_logs_reach_every_vm(cloud):
     wait_for_status(cloud, "running")
     assert "it trains" in mig(cloud, "logs", "--worker", 3).stdout
     assert mig(cloud, "stop").stdout.count(": stopped\n") == 4
+    boot(cloud, cloud / "slices" / "n" / "worker-0")
+    wait_for_status(cloud, "stopped")
     assert mig(cloud, "run", command_line=TRAIN).returncode == 0
     wait_for_status(cloud, "running")
 
