@@ -63,7 +63,8 @@ values = {
 }
 with open(path) as file:
     template = file.read().partition("\n")[2]
-print(string.Template(template).substitute({key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}), end="")
+filled = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+print(string.Template(template).substitute(filled), end="")
 PYTHON
 }
 

@@ -54,7 +54,8 @@ signal_all() {
 }
 
 # Waits for all; their exit statuses are in statuses, that of the first fault in fault, and again says whether one was
-# interrupted. Each that is not simply done is named. The deadline runs from the first of them on, for a process whose peer has gone may wait for it for ever.
+# interrupted. Each that is not simply done is named. The deadline runs from the first of them on, for a process whose
+# peer has gone may wait for it for ever.
 wait_for_all() {
   local i running deadline='' asked=''
   statuses=() fault=0 again=''

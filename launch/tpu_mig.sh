@@ -7,7 +7,7 @@
 #            --machine_type M       ct6e-standard-4t, ct5p-hightpu-4t, ...: -4t has 4 chips
 #            --topology T           4x4, 4x8, 2x2x4, ...; one host: the chips of one machine, 2x2
 #            --spot                 SPOT provisioning
-#            --image_family F       (ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e) of the project ubuntu-os-accelerator-images
+#            --image_family F       of the project ubuntu-os-accelerator-images (ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e)
 #            --max_restarts R       of the command on each host (100)
 #            --extra E              what marble is installed with (tpu,gcs)
 #            --pass=OPTION          of gcloud compute instance-templates create, such as --pass=--network=N; ...

@@ -48,16 +48,22 @@ create() {
   done
 }
 
-# ready, waiting or gone. What can't be asked is not gone.
+# ready, waiting or gone. What can't be asked is not gone, nor what is still in the queue.
 machines() {
-  local said
+  local said request=''
   if ! said=$(tpus tpu-vm describe "$name" --format='value(state)' 2>&1); then
+    if [ -n "$queued" ]; then
+      request=$(tpus queued-resources describe "$name" --format='value(state.state)' 2>/dev/null) || true
+    fi
+    case $request in
+      ACCEPTED | WAITING_FOR_RESOURCES | CREATING | PROVISIONING) echo waiting && return ;;
+    esac
     if [[ $said == *NOT_FOUND* ]]; then echo gone; else say "$said" && echo waiting; fi
     return
   fi
   case $said in
-    READY) echo ready ;;
-    PREEMPTED | TERMINATED | STOPPED | SUSPENDED) echo gone ;;
+    *PREEMPTED* | *TERMINATED* | *STOPPED* | *SUSPENDED*) echo gone ;;
+    *READY*) echo ready ;;
     *) echo waiting ;;
   esac
 }

@@ -26,7 +26,10 @@ setup() {
 }
 
 is_running() {
-  [ -f "$state/pid" ] && { tr '\0' ' ' <"/proc/$(cat "$state/pid")/cmdline" || true; } 2>/dev/null | grep -q supervise.sh
+  local process
+  [ -f "$state/pid" ] || return
+  process=/proc/$(cat "$state/pid")/cmdline
+  [ -f "$process" ] && tr '\0' ' ' <"$process" 2>/dev/null | grep supervise.sh >/dev/null
 }
 
 status() {

@@ -2,7 +2,8 @@
 
 The folder FAKE_CLOUD has a file ``calls`` (argv, a JSON list a line), for each slice a folder ``slices/NAME`` with its
 state in the file ``state`` and a home for each worker, and ``buckets``. ``workers`` says how many workers a slice gets,
-``environment-I`` what worker I has in its environment beside ours.
+``environment-I`` what worker I has in its environment beside ours, ``queue`` the state of a queued resource,
+``refuse`` words of a command that fails.
 """
 
 import json
@@ -50,6 +51,9 @@ def tpu(action: str, rest: list[str], options: dict[str, str], queued: bool) -> 
         case "delete":
             remove(folder)
         case "describe":
+            if queued and (CLOUD / "queue").exists():
+                print((CLOUD / "queue").read_text())
+                return 0
             if not (folder / "state").exists():
                 print(f"ERROR: NOT_FOUND: Resource {folder.name} was not found", file=sys.stderr)
                 return 1

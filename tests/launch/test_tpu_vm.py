@@ -160,6 +160,15 @@ def test_watch_makes_preempted_machines_again_and_ends_with_the_run(cloud):
     assert len(creations) == 2 and all("--spot" in call for call in creations)
 
 
+def test_watch_leaves_a_request_in_its_queue(cloud):
+    (cloud / "queue").write_text("WAITING_FOR_RESOURCES")
+    given = "gcloud compute tpus tpu-vm create n"
+    command(cloud, "sleep", f'[ ! -f "{cloud}/queue" ] || {{ rm "{cloud}/queue"; {given}; }}; exec /bin/sleep "$1"')
+    done = tpu_vm(cloud, "watch", *TYPE, "--queued", "--poll", "1", command_line=TRAIN)
+    assert done.returncode == 0 and done.stdout.count(": done\n") == 2, done.stderr
+    assert not any("delete" in call or call[2:4] == ["queued-resources", "create"] for call in asked(cloud))
+
+
 def test_watch_tries_again_where_there_is_no_capacity(cloud):
     (cloud / "refuse").write_text("tpu-vm create")
     command(cloud, "sleep", f'rm -f "{cloud}/refuse"; exec /bin/sleep "$1"')
