@@ -20,6 +20,21 @@ with open(os.environ["CALLS"], "a") as file:
     file.write(json.dumps({"name": sys.argv[1], "words": sys.argv[2:], "env": kept}) + "\\n")
 """
 
+# Runs the command once a task, with SLURM's variables, and ends with the highest of their statuses.
+SRUN = """
+while [[ $1 == --* ]]; do shift; done
+pids=()
+for ((i = 0; i < SLURM_NTASKS; i++)); do
+  SLURM_PROCID=$i SLURM_LOCALID=$i SLURM_STEP_NODELIST=localhost "$@" & pids+=($!)
+done
+highest=0
+for pid in "${pids[@]}"; do
+  status=0; wait "$pid" 2>/dev/null || status=$?
+  if ((status > highest)); then highest=$status; fi
+done
+exit "$highest"
+"""
+
 
 def command(folder: Path, name: str, text: str) -> None:
     """A bash script of that name, for a PATH that starts with the folder."""

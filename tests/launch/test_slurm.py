@@ -4,22 +4,7 @@ import shlex
 import subprocess
 
 import pytest
-from launching import TRAIN, calls, environment, launch, recorder, words
-
-# Runs the command once a task, with SLURM's variables, and ends with the highest of their statuses.
-SRUN = """
-while [[ $1 == --* ]]; do shift; done
-pids=()
-for ((i = 0; i < SLURM_NTASKS; i++)); do
-  SLURM_PROCID=$i SLURM_LOCALID=$i SLURM_STEP_NODELIST=localhost "$@" & pids+=($!)
-done
-highest=0
-for pid in "${pids[@]}"; do
-  status=0; wait "$pid" 2>/dev/null || status=$?
-  if ((status > highest)); then highest=$status; fi
-done
-exit "$highest"
-"""
+from launching import SRUN, TRAIN, calls, environment, launch, recorder, words
 
 
 @pytest.fixture

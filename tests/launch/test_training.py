@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from launching import ROOT, command, environment, launch
+from launching import ROOT, SRUN, command, environment, launch
 from processes import TINY, assert_same_run, final_state
 
 from marble import checkpoint
@@ -207,4 +207,23 @@ def test_the_workers_of_a_slice_train_together_and_go_on_after_one_is_lost(unint
     assert watched.returncode == 0 and watched.stdout.count(": done\n") == 2, "\n".join(logs)
     assert "was killed by SIGKILL (137)" in logs[1]
     assert all("starting it again (1 of at most 100 times)" in log for log in logs)
+    assert_same_run(workdir, uninterrupted)
+
+
+def test_the_tasks_of_a_slurm_job_train_together(uninterrupted, tmp_path):
+    workdir = tmp_path / "it's my run"
+    command(tmp_path, "sbatch", 'printf "%s" "${@: -1}" > job')
+    command(tmp_path, "srun", SRUN)
+    assert launch(tmp_path, "slurm.sh", "--nodes", 1, "--gpus_per_node", 2, *train(workdir)).returncode == 0
+    job = (tmp_path / "job").read_text().removeprefix("--wrap=")
+    slurm = {"SLURM_JOB_ID": free_port(), "SLURM_NTASKS": "2"}  # of which jax makes the port
+    done = subprocess.run(
+        ["sh", "-c", job],
+        cwd=tmp_path,
+        env=environment(tmp_path, **cpu(), **slurm),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
     assert_same_run(workdir, uninterrupted)
