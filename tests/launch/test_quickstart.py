@@ -1,29 +1,13 @@
-"""The launch scripts, without installing anything."""
+"""quickstart.sh, test.sh and environment.sh, without installing anything."""
 
 import os
 import re
-import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
-SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
-
-
-@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci" / "run"], ids=lambda path: path.name)
-def test_scripts_parse_and_pass_shellcheck(script):
-    assert subprocess.run(["bash", "-n", script]).returncode == 0
-    checked = subprocess.run(["shellcheck", "-x", "-s", "bash", script], cwd=ROOT, capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stdout
-
-
-def command(folder: Path, name: str, text: str) -> None:
-    path = folder / name
-    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+from launching import ROOT, SCRIPTS, command
 
 
 @pytest.fixture
