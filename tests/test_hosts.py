@@ -19,7 +19,7 @@ from marble.errors import EXIT_RESTART
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
-NUM_STEPS = 60
+NUM_STEPS, HEARTBEAT = 60, 20
 OPTIONS = [
     f"--config.training.num_steps={NUM_STEPS}",
     "--config.training.log_every=5",
@@ -28,6 +28,7 @@ OPTIONS = [
     "--config.training.checkpoint_every=10",
     "--config.data.flip=True",
     "--config.optimizer.warmup_steps=10",
+    f"--config.parallel.heartbeat_timeout_seconds={HEARTBEAT}",
 ]
 RUN = ["train", *TINY, *OPTIONS]
 
@@ -90,7 +91,7 @@ def test_sigterm_to_one_saves_the_same_step_in_all(passed_on):
 def test_a_killed_process_is_missed_by_all(passed_on):
     _, said = passed_on
     assert said["stopped at"] < said["killed at"] < NUM_STEPS
-    assert said["seconds to miss"] < 60
+    assert said["seconds to miss"] < HEARTBEAT + 10  # and what it takes two cores to end four processes
     for text in said["survived"]:
         assert re.search(r"lost (another process|process \d)|another process is lost", text)
 

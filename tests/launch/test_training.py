@@ -1,7 +1,6 @@
 """The launch scripts with marble itself: processes that train together, lose one another, and go on."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -20,12 +19,7 @@ from processes import TINY, assert_same_run, final_state
 
 from marble import checkpoint
 
-pytestmark = [
-    pytest.mark.end_to_end,
-    pytest.mark.skipif(
-        importlib.util.find_spec("marble.parallel.hosts") is None, reason="marble trains in one process only"
-    ),
-]
+pytestmark = pytest.mark.end_to_end
 
 NUM_STEPS = 60
 OPTIONS = [
