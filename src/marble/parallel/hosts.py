@@ -72,6 +72,12 @@ def start(*, heartbeat_timeout_seconds: int = 60) -> None:
         return
     # The handler of jax's own service would take SIGTERM from ours.
     jax.config.update("jax_enable_preemption_service", False)
+    where = arguments.get("coordinator_address") or "the first of them"
+    missing = (
+        f"not all processes came within {START_SECONDS} s: see the log of each host, and that {where} can be reached "
+        "from the others; then run the same command again, on all of them"
+    )
+    _exit_on_abort(missing)
     try:
         jax.distributed.initialize(
             **arguments,
@@ -79,12 +85,9 @@ def start(*, heartbeat_timeout_seconds: int = 60) -> None:
             heartbeat_timeout_seconds=heartbeat_timeout_seconds,
         )
     except (RuntimeError, OSError) as error:
-        raise PeerLostError(
-            f"not all processes came within {START_SECONDS} s ({_first_line(error)}): see the log of each host, "
-            f"and that {arguments.get('coordinator_address') or 'the first of them'} can be reached from the others"
-        ) from error
+        raise PeerLostError(f"{missing} ({_first_line(error)})") from error
+    _exit_on_abort("another process is lost, see above: run the same command again, with all of them")
     if jax.process_count() > 1:
-        _exit_on_abort(EXIT_RESTART)
         _name_in_logs()
 
 
@@ -246,23 +249,23 @@ def lost_host(message: str, table: Sequence[Host]) -> str:
     return f"another process{among}"
 
 
-def _exit_on_abort(status: int) -> None:
-    """From now on an abort ends this process with status.
+def _exit_on_abort(message: str) -> None:
+    """From now on an abort says this and ends the process with EXIT_RESTART.
 
-    Where no collective fails by itself, as on TPU and NCCL, it is the coordination service that notices a lost process,
-    and its thread then says so and aborts, without a way back to Python but a signal's handler.
+    Where no call fails by itself, as no collective does on TPU and NCCL, it is the coordination service that misses a
+    process: it says so from C++ and aborts, and the signal's handler is the only way back to Python.
     """
 
     def handle(_: int) -> None:
-        os.write(2, b"marble: another process is lost, see above: run the same command again, with all of them\n")
-        os._exit(status)
+        os.write(2, f"marble: {message}\n".encode())
+        os._exit(EXIT_RESTART)
 
-    global _abort_handler  # C keeps no reference
-    _abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)
-    ctypes.CDLL(None).signal(int(signal.SIGABRT), _abort_handler)
+    _abort_handlers.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(handle))
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), _abort_handlers[-1])
 
 
-_abort_handler: Any = None
+_abort_handlers: list[Any] = []
+"""C keeps no reference to them."""
 
 
 def _name_in_logs() -> None:

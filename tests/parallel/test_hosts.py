@@ -1,0 +1,154 @@
+"""How processes are found, named and agreed with; what they do together is in tests/test_hosts.py."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from marble.errors import EXIT_RESTART, InputError, PeerLostError
+from marble.parallel import hosts
+
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "1",
+}
+EXPLICIT = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
+
+
+@pytest.fixture(autouse=True)
+def no_accelerator(monkeypatch):
+    monkeypatch.setattr(hosts, "accelerator_extra", lambda: None)
+
+
+def test_an_explicit_cluster_is_taken_as_it_is():
+    assert hosts.cluster({**SLURM, **EXPLICIT}) == {
+        "coordinator_address": "10.0.0.1:1234",
+        "num_processes": 4,
+        "process_id": 3,
+        "cluster_detection_method": "deactivate",
+    }
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        (SLURM, {}),
+        ({**SLURM, "SLURM_NTASKS": "1"}, None),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, None),  # within sbatch or salloc, without srun
+        ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "0"}, {}),
+        ({"TPU_WORKER_HOSTNAMES": "a", "TPU_WORKER_ID": "0"}, None),
+        ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, {}),
+        ({"JAX_FORCE_TPU_INIT": "1"}, {}),
+        ({"JAX_FORCE_TPU_INIT": "1", "TPU_SKIP_MDS_QUERY": "1"}, None),
+    ],
+)
+def test_where_jax_finds_a_cluster_it_is_asked(environment, expected):
+    assert hosts.cluster(environment) == expected
+
+
+def test_a_tpu_vm_asks_its_metadata_server(monkeypatch):
+    monkeypatch.setattr(hosts, "accelerator_extra", lambda: "tpu")
+    assert hosts.cluster({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"JAX_NUM_PROCESSES": ""}, "JAX_NUM_PROCESSES= and JAX_PROCESS_ID=3 must be whole numbers"),
+        ({"JAX_PROCESS_ID": "one"}, "JAX_PROCESS_ID=one must be"),
+        ({"JAX_PROCESS_ID": "4"}, "JAX_PROCESS_ID=4 must be between 0 and 3, for JAX_NUM_PROCESSES=4"),
+    ],
+)
+def test_half_of_a_cluster_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        hosts.cluster({**EXPLICIT, **changes})
+
+
+def host(process, address):
+    return hosts.Host(process, f"host{process}", address, 1, "1 x cpu", "jax 1")
+
+
+TABLE = [host(0, "10.0.0.1"), host(1, "10.0.0.2"), host(2, "10.0.0.3"), host(3, "10.0.0.3")]
+
+
+@pytest.mark.parametrize(
+    ("message", "name"),
+    [
+        ("Gloo all-reduce failed: Read error [10.0.0.2]:9541: Connection reset by peer", "process 1 on host1"),
+        ("Gloo all-reduce failed: Connection closed by peer [10.0.0.3]:9541", "another process, one of 2, 3"),
+        ("Gloo: Connection closed by peer [10.0.0.22]:9541", "another process"),
+        ("UNAVAILABLE: the coordination service", "another process"),
+    ],
+)
+def test_the_lost_one_is_named_where_an_address_tells(message, name):
+    with (
+        pytest.raises(PeerLostError, match=f"^lost {name} \\(.*run the same command again"),
+        hosts.explained_loss(TABLE),
+    ):
+        raise jax.errors.JaxRuntimeError(message)
+
+
+def test_other_errors_stay_as_they_are():
+    for table, message in ((TABLE, "INTERNAL: something else"), (TABLE[:1], "Gloo: Connection closed by peer")):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=message.split(":")[0]), hosts.explained_loss(table):
+            raise jax.errors.JaxRuntimeError(message)
+
+
+def test_one_process_decides_alone():
+    assert hosts.from_first(lambda: [1]) == [1]
+    assert hosts.StopVote()(True) and not hosts.StopVote()(False)
+    assert hosts.arrays_from_first({"x": 3}, None) == {"x": 3}
+    hosts.wait_for_all("nothing")
+    (row,) = hosts.call_roll(config="abc")
+    assert row.process == 0 and row.devices == "8 x cpu"
+
+
+def test_devices_of_processes_that_never_joined_are_found_out(monkeypatch):
+    class Device:
+        device_kind = "TPU v4"
+
+        def __init__(self, process_index):
+            self.process_index = process_index
+
+    monkeypatch.setattr(jax, "devices", lambda: [Device(0), Device(1)])
+    with pytest.raises(InputError, match="devices of 2 processes are seen, but 1 joined: start the same command"):
+        hosts.call_roll()
+
+
+def test_an_abort_ends_with_the_status_to_restart():
+    program = (
+        "import ctypes, threading, time\nfrom marble.parallel import hosts\n"
+        "hosts._exit_on_abort('another process is lost')\n"
+        "threading.Thread(target=ctypes.CDLL(None).abort).start()\ntime.sleep(30)"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == EXIT_RESTART != -signal.SIGABRT
+    assert "another process is lost" in done.stderr and time.monotonic() - began < 25
+
+
+def test_processes_that_do_not_come_are_missed():
+    """The first of two, which waits for the second."""
+    program = (
+        "import sys\nfrom marble.cli import main\nfrom marble.parallel import hosts\nhosts.START_SECONDS = 3\n"
+        "sys.argv = ['marble', 'sample', '--workdir', 'nowhere']\nmain.run()"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    cluster = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **cluster}, capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == EXIT_RESTART
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("marble: not all processes came within 3 s") and address in said
