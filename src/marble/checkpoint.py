@@ -24,6 +24,7 @@ from etils import epath
 from marble.errors import InputError, RunError
 from marble.parallel import fetch
 from marble.parallel.hosts import is_first
+from marble.storage import is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,8 @@ class CheckpointWriter:
 
 def directory_of(workdir: str) -> epath.Path:
     """Where the checkpoints of a workdir are; absolute, as orbax needs it."""
-    return epath.Path(workdir).absolute() / "checkpoints"
+    path = epath.Path(workdir)
+    return (path if is_remote(workdir) else path.absolute()) / "checkpoints"
 
 
 def saved_steps(workdir: str) -> list[int]:

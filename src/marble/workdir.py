@@ -14,6 +14,7 @@ from marble.config import differences
 from marble.data.sources import CONTENT
 from marble.errors import InputError
 from marble.pipelines import ImageSpec
+from marble.storage import is_remote, replace_text
 
 
 def config_path(workdir: str) -> epath.Path:
@@ -58,10 +59,8 @@ def remember(workdir: str, config: Mapping[str, Any], data: DataFacts) -> None:
     """Keeps the config and what the data set said."""
     path = config_path(workdir)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name("config.json.new")
     kept = {"config": config, "data": {**data._asdict(), "image": data.image._asdict()}}
-    temporary.write_text(json.dumps(kept, indent=2) + "\n")
-    temporary.replace(path)
+    replace_text(path, json.dumps(kept, indent=2) + "\n")
 
 
 @contextlib.contextmanager
@@ -70,7 +69,7 @@ def locked(workdir: str) -> Iterator[None]:
 
     The lock goes with the process that holds it, however it ends. Object stores have none.
     """
-    if "://" in workdir:
+    if is_remote(workdir):
         yield
         return
     os.makedirs(workdir, exist_ok=True)

@@ -20,6 +20,7 @@ from absl import flags
 from marble.cli.flags import parse, refuse, require
 from marble.config import nearest
 from marble.errors import InputError
+from marble.storage import replace_text
 
 logger = logging.getLogger(__name__)
 
@@ -202,9 +203,7 @@ def keep(directory: str, metric: str, split: str, found: Mapping[str, Any]) -> s
         kept = {**kept, metric: {**kept.get(metric, {}), split: found}}
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}): move it away") from error
-    temporary = path.with_name("metrics.json.new")
-    temporary.write_text(json.dumps(without_nan(kept), indent=1) + "\n")
-    temporary.replace(path)
+    replace_text(path, json.dumps(without_nan(kept), indent=1) + "\n")
     return str(path)
 
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from marble.cli.flags import check_writable, overridden, parse, require
 from marble.config import load_config
 from marble.errors import EXIT_RESTART, InputError
+from marble.storage import is_remote
 from marble.training.interruption import Interrupted, Interruption
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def _train(argv: list[str], interruption: Interruption) -> int:
             raise InputError(f"{word} has no value: write {word}=VALUE")
     values = parse("train", __doc__, [word for word in argv if word not in changes], define)
     require(values, "config", *([] if values.print_config else ["workdir"]))
-    if values.workdir is not None and "://" not in values.workdir:
+    if values.workdir is not None and not is_remote(values.workdir):
         check_writable("workdir", values.workdir)
     config = configured(values.config, changes)
     if values.print_config:

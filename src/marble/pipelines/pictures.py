@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from marble.errors import RunError
+from marble.storage import is_remote
 
 SMALL = 256
 """Grids narrower or lower than this many pixels are enlarged, pixel by pixel, so that a person can read them."""
@@ -61,14 +62,17 @@ def save_npz(path: Path, images: np.ndarray) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of path when it is whole; RunError, and nothing is left, when it can't be written."""
-    temporary = path.with_name(path.name + ".new")
+    # An object store has a file when all of it is there.
+    temporary = path if is_remote(str(path)) else path.with_name(path.name + ".new")
     try:
         with temporary.open("wb") as file:
             yield file
-        temporary.replace(path)
+        if temporary is not path:
+            temporary.replace(path)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # it may never have been made
-            temporary.unlink()
+        if temporary is not path:
+            with contextlib.suppress(OSError):  # it may never have been made
+                temporary.unlink()
         if not isinstance(error, OSError):
             raise
         reason = error.strerror or error

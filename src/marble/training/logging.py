@@ -4,18 +4,26 @@ import json
 import logging
 import operator
 import os
+import tempfile
+import time
 from collections.abc import Mapping
-from typing import IO, Protocol
+from pathlib import Path
+from typing import Protocol
 
 from etils import epath
 from tensorboardX import SummaryWriter
 
 from marble.parallel.hosts import is_first
+from marble.storage import StoredText, copy_files, is_remote, replace_text
 
 logger = logging.getLogger(__name__)
 
 TIMING_FIELDS = ("step_seconds", "images_per_second", "step_seconds_floor", "share_of_peak")
 """The fields of metrics.jsonl in which two equal runs differ."""
+
+
+COPY_SECONDS = 60.0
+"""How often event files are copied to an object store."""
 
 
 class Writer(Protocol):
@@ -58,8 +66,8 @@ class MetricsWriter:
         path = epath.Path(workdir) / "metrics.jsonl"
         kept = keep_lines_until(path, step)
         self._written = {(line["step"], name) for line in kept for name in line}
-        self._file: IO[str] = path.open("a")
-        self._board = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=step + 1)
+        self._file = StoredText(path) if is_remote(workdir) else path.open("a")
+        self._board = Board(epath.Path(workdir) / "tensorboard", step)
 
     def has(self, step: int, name: str) -> bool:
         """Whether this metric of this step was written."""
@@ -70,15 +78,42 @@ class MetricsWriter:
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
         self._written.update((step, name) for name in metrics)
-        os.fsync(self._file.fileno())
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
-        self._board.flush()
+        if not isinstance(self._file, StoredText):
+            os.fsync(self._file.fileno())
+        self._board.write(step, metrics)
 
     def close(self) -> None:
         """Closes the files."""
         self._file.close()
         self._board.close()
+
+
+class Board:
+    """TensorBoard event files, of an object store by way of this machine's disk."""
+
+    def __init__(self, folder: epath.Path, step: int):
+        self._folder, self._copied = folder, time.monotonic()
+        self._local = tempfile.TemporaryDirectory(prefix="marble-") if is_remote(str(folder)) else None
+        self._writer = SummaryWriter(self._local.name if self._local else str(folder), purge_step=step + 1)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds scalars."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+        if self._local and time.monotonic() - self._copied > COPY_SECONDS:
+            self._copy()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._writer.close()
+        if self._local:
+            self._copy()
+            self._local.cleanup()
+
+    def _copy(self) -> None:
+        self._copied = time.monotonic()
+        copy_files(Path(self._local.name), self._folder)
 
 
 def keep_lines_until(path: epath.Path, step: int) -> list[dict]:
@@ -91,7 +126,5 @@ def keep_lines_until(path: epath.Path, step: int) -> list[dict]:
         except (ValueError, TypeError, KeyError):
             logger.warning("dropped a line of %s that is damaged: %.40r", path, line)
     kept = [line for line in kept if line["step"] <= step]
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    temporary.replace(path)
+    replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
     return kept

@@ -16,6 +16,7 @@ from etils import epath
 
 from marble.errors import InputError
 from marble.parallel.chips import peak_flops
+from marble.storage import copy_files
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +93,7 @@ class Profile:
             return
         jax.profiler.stop_trace()
         with self._local as folder:
-            for file in Path(folder).rglob("*"):
-                if file.is_file():
-                    target = self._out / file.relative_to(folder).as_posix()
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(file.read_bytes())
+            copy_files(Path(folder), self._out)
         self._local, self._end = None, 0
         logger.info(
             "wrote the profile %s: look at it with tensorboard --logdir (with tensorboard-plugin-profile)", self._out
