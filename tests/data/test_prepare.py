@@ -133,7 +133,7 @@ def test_no_network_is_a_run_error(data_dir, monkeypatch):
 def test_the_loser_of_two_at_once_takes_the_winners_copy(data_dir, tmp_path, write_mnist, tiny_mnist, monkeypatch):
     originals = write_mnist(tmp_path / "originals")
     prepare("mnist", source=originals, data_dir=data_dir)
-    answers = [False]
+    answers = [False, False]  # as where there are no locks
     is_prepared = catalogue.is_prepared
     monkeypatch.setattr(catalogue, "is_prepared", lambda path: answers.pop() if answers else is_prepared(path))
     prepare("mnist", source=originals, data_dir=data_dir)
@@ -145,19 +145,21 @@ PROGRAM = """
 import sys
 from marble.data.prepare import prepare
 from marble.data.sources import open_source
-prepare("mnist", source=sys.argv[1], data_dir=sys.argv[2])
+print(prepare("mnist", source=sys.argv[1], data_dir=sys.argv[2]).fresh)
 assert open_source("mnist", data_dir=sys.argv[2]).read("train").image.shape == (13, 6, 5, 1)
 assert "tensorflow" not in sys.modules
 """
 
 
-def test_two_processes_at_once_without_tensorflow(data_dir, tmp_path, write_mnist, tiny_mnist):
+def test_of_processes_at_once_one_prepares_without_tensorflow(data_dir, tmp_path, write_mnist, tiny_mnist):
     arguments = [sys.executable, "-c", PROGRAM, str(write_mnist(tmp_path / "originals")), str(data_dir)]
-    processes = [subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    processes = [subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
+    said = []
     for process in processes:
         out, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors.decode()
-        assert out == b""
+        said.append(out.split())
+    assert sorted(said) == [[b"False"], [b"False"], [b"True"]]
     assert [path.name for path in data_dir.iterdir()] == ["marble_mnist"]
     assert_reads_back("mnist", data_dir, tiny_mnist)
 

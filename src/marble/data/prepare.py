@@ -1,6 +1,7 @@
 """Data sets written once to disk by tensorflow-datasets, from the user's originals or from downloaded ones."""
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import logging
@@ -55,10 +56,12 @@ def prepare(name: str, *, source: str | Path | None = None, data_dir: str | Path
     root = catalogue.data_root(data_dir)
     key, origin, make = _published(name, root) if source is None else _given(name, Path(source).expanduser())
     directory = catalogue.copy_directory(root, name, key)
-    fresh = not catalogue.is_prepared(directory)
-    if fresh:
-        with _stage(root) as stage:
-            _write(partial(make, origin=origin), stage, directory)
+    fresh = False
+    if not catalogue.is_prepared(directory):
+        with _stage(root) as stage, _turn(root):
+            fresh = not catalogue.is_prepared(directory)  # by another process, while this one waited
+            if fresh:
+                _write(partial(make, origin=origin), stage, directory)
     return Prepared(name, directory, num_examples(directory), fresh)
 
 
@@ -170,6 +173,25 @@ def _stage(root: Path) -> Iterator[Path]:
         raise InputError(f"cannot write the data folder {root} ({error}): give another with --data_dir") from error
     with stage:
         yield Path(stage.name)
+
+
+@contextlib.contextmanager
+def _turn(root: Path) -> Iterator[None]:
+    """A block for one process at a time: the processes of a run start together, and one of them prepares.
+
+    Where the file system has no locks each prepares its own copy, of which one is kept.
+    """
+    folder = os.open(root, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("waiting for another process, which prepares data in %s", root)
+                fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 @contextlib.contextmanager
