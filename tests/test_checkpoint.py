@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -194,3 +195,13 @@ def test_damaged_ones_are_set_aside_and_their_steps_saved_again(workdir):
 def test_reading_writes_nothing(tmp_path):
     assert checkpoint.saved_steps(str(tmp_path / "new")) == []
     assert not (tmp_path / "new").exists()
+
+
+def test_old_ones_stay_by_their_age(tmp_path):
+    """The newest two, and of the others one a second."""
+    with checkpoint.CheckpointWriter(str(tmp_path), keep=2, keep_every_hours=1 / 3600) as writer:
+        for step, pause in enumerate((0.1, 1.2, 0.1, 0.1, 0.1), 1):
+            writer.save(step, {"x": np.full(3, step)})
+            writer.wait()
+            time.sleep(pause)
+    assert checkpoint.saved_steps(str(tmp_path)) == [5, 4, 3, 1]

@@ -22,6 +22,7 @@ MAY_CHANGE = (
     "training.num_steps",
     "training.*_every",
     "training.keep_checkpoints",
+    "training.keep_every_hours",
     "training.steps_per_call",
     "training.deterministic",
     "sampling",

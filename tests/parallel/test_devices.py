@@ -11,6 +11,22 @@ import pytest
 from marble.parallel import devices
 
 
+@pytest.mark.parametrize("given", [None, "gs://bucket/cache", ""])
+def test_programs_are_kept_where_the_environment_says_or_at_home(given, monkeypatch, tmp_path):
+    set_to = []
+    monkeypatch.setattr(jax.config, "update", lambda name, value: set_to.append((name, value)))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    if given is not None:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
+    devices.use_compilation_cache()
+    if given is not None:
+        assert set_to == []  # jax reads it
+    else:
+        ((name, folder),) = set_to
+        assert name == "jax_compilation_cache_dir" and folder.startswith(str(tmp_path / "marble" / "xla"))
+
+
 def test_the_first_line_names_the_devices(caplog):
     with caplog.at_level(logging.INFO, logger="marble"):
         devices.log_devices()

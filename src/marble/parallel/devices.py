@@ -5,8 +5,10 @@ import functools
 import glob
 import logging
 import os
+import platform
 import re
 import subprocess
+import zlib
 from collections.abc import Iterator
 
 import jax
@@ -73,12 +75,19 @@ def compiler_options(*, gradients: bool, platform: str | None = None) -> dict[st
 def use_compilation_cache() -> None:
     """Keeps compiled programs for the next time: in $JAX_COMPILATION_CACHE_DIR, a folder or bucket, or in ~/.cache.
 
-    Programs are found by their text, the versions and the device, so what is there is never wrong; an empty
-    JAX_COMPILATION_CACHE_DIR keeps none.
+    They are found by their text, the versions and the device. An empty JAX_COMPILATION_CACHE_DIR keeps none.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "marble", "xla"))
+        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "marble", "xla", _machine()))
+
+
+def _machine() -> str:
+    """A name of this machine's instructions: jax does not tell one CPU from another, which may share a home."""
+    flags = ""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}"
 
 
 @contextlib.contextmanager
