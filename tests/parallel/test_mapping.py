@@ -136,12 +136,14 @@ def test_in_float64_they_are_equal_to_nine_digits(alone_in_float64, name, x64):
     assert norm(difference(run.after.params, alone.after.params)) <= 1e-9 * moved
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("config", [ParallelConfig(mapping="pmap"), FSDP], ids=["pmap", "fsdp"])
 def test_micro_batches_are_averaged_too(alone, config):
     run = train(config, 4, steps=5, accumulate=2)
     np.testing.assert_allclose(run.losses, alone.losses[:5], rtol=1e-5)
 
 
+@pytest.mark.heavy
 def test_a_state_goes_on_under_another_mapping(alone):
     """A checkpoint knows no mapping: half of the steps under each of two, on other numbers of devices."""
     halfway = train(FSDP, 8, steps=5).after
