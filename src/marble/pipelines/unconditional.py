@@ -22,6 +22,9 @@ from marble.typing import Array, Context, DenoiseFn, Level, Prediction
 LONGEST_GRID = 1000
 """Steps that one program has room for where time is continuous; more are another program."""
 
+STATIC = ("num_frames", "ticking")
+"""What changes the program."""
+
 
 class DiffusionPipeline:
     """A model, its schedule and a sampler: one compiled program for any number of images and steps.
@@ -61,9 +64,7 @@ class DiffusionPipeline:
         self.mapping = mapping or ParallelConfig().open()
         self.params = self.mapping.place(params)
         self._bar: tqdm | None = None
-        self._compiled = self.mapping.compile_rows(
-            self._sample_batch, out_axes=(0, 1), static=("num_frames", "ticking")
-        )
+        self._compiled = self.mapping.compile_rows(self._sample_batch, out_axes=(0, 1), static=STATIC)
         self._denoise = jax.jit(self._predict)
         self._check_guide()
         self.guidance()
@@ -146,6 +147,26 @@ class DiffusionPipeline:
         images = np.concatenate([images for images, _ in results])[:num]
         frames = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :num], *[f for _, f in results])
         return (images, frames) if num_frames else images
+
+    def lower(self, params: Any, *, batch_size: int | None = None) -> jax.stages.Lowered:
+        """The program of ``sample`` for shapes of parameters, of a mesh; what it costs is known once it is compiled."""
+        size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self.mapping)
+        num_steps = self.num_steps()
+        rows = self.rows(size, seed=0, labels=None if self.model.num_classes is None else 0)
+        grid = jax.eval_shape(lambda params: self.grid(num_steps, params), params)
+        program = self.mapping.jitted_rows(self._sample_batch, STATIC)
+        strength, settings = self.config.guidance(), self._settings(None)
+        return program.lower(
+            (params, None),
+            self.mapping.row_shapes(rows),
+            np.uint32(0),
+            grid,
+            np.int32(num_steps),
+            strength,
+            settings,
+            num_frames=0,
+            ticking=False,
+        )
 
     def _sample_batch(self, params, batch, seed, grid, num_steps, strength, settings, *, num_frames, ticking):
         sampler = self.sampler._replace(**settings) if settings else self.sampler
