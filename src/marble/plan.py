@@ -24,8 +24,8 @@ from marble.training.step import several_steps
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 15.0
-"""How often the log says that a program is still being compiled."""
+PROGRESS_SECONDS = 10.0, 60.0
+"""When the log first says that a program is still being compiled, and the longest that it is silent after that."""
 
 
 class Part(NamedTuple):
@@ -165,9 +165,7 @@ def _sample_part(experiment: Experiment, mapping: MeshMapping, params: Any, cach
     )
 
 
-def _figures(
-    what: str, lower: Callable[[], jax.stages.Lowered], mapping: MeshMapping, cache: str | None
-) -> Figures:
+def _figures(what: str, lower: Callable[[], jax.stages.Lowered], mapping: MeshMapping, cache: str | None) -> Figures:
     kind = f"{len(mapping.devices)} x {mapping.devices[0].device_kind}"
     with _progress(f"compiling the {what} for {kind}"):
         return figures_of(lower(), mapping.devices, cache)
@@ -179,8 +177,10 @@ def _progress(doing: str) -> Iterator[None]:
     began, ended = time.monotonic(), Event()
 
     def tell() -> None:
-        while not ended.wait(PROGRESS_SECONDS):
+        silence, longest = PROGRESS_SECONDS
+        while not ended.wait(silence):
             logger.info("%s: %.0f s", doing, time.monotonic() - began)
+            silence = min(2 * silence, longest)
 
     logger.info("%s", doing)
     thread = Thread(target=tell, daemon=True)

@@ -5,8 +5,8 @@ all-reduce the arrays that are summed, of an all-gather the gathered ones, of a 
 links carry follows from the algorithm; a ring's all-reduce, for one, sends each byte nearly twice.
 
 What is in a loop counts as often as the loop runs, where the text tells: XLA's own trip count, or a counter that is
-compared with a constant, as jax's loops over arrays do. A loop whose length is an argument counts once. Of a conditional
-every branch counts.
+compared with a constant, as in jax's loops over arrays. A loop whose length is an argument counts once, and of a
+conditional every branch counts.
 """
 
 import re

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from marble.data.preprocess import to_uint8
-from marble.diffusion import NoiseSchedule, PredictionType, denoiser
+from marble.diffusion import NoiseSchedule, PredictionType, cosine, denoiser
 from marble.diffusion.process import VarianceType
 from marble.errors import InputError
 from marble.parallel import DeviceMapping, ParallelConfig
@@ -57,7 +57,8 @@ class DiffusionPipeline:
         guide: a weaker model of the same images and schedule, to go away from (autoguidance, Karras et al. 2024).
         """
         self.model, self.image, self.sampler, self.config = model, image, sampler, config
-        self._schedule_of = schedule if callable(schedule) else lambda _: schedule
+        self._is_learned = callable(schedule)
+        self._schedule_of = schedule if self._is_learned else lambda _: schedule
         self._prediction_type, self.variance_type = prediction_type, variance_type
         self.has_null_class, self.self_conditioning = has_null_class, self_conditioning
         self._guide = guide
@@ -153,7 +154,8 @@ class DiffusionPipeline:
         size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self.mapping)
         num_steps = self.num_steps()
         rows = self.rows(size, seed=0, labels=None if self.model.num_classes is None else 0)
-        grid = jax.eval_shape(lambda params: self.grid(num_steps, params), params)
+        # The levels of a learned schedule need its parameters; their shapes are those of any in continuous time.
+        grid = self._grid(cosine() if self._is_learned else self.schedule, num_steps)
         program = self.mapping.jitted_rows(self._sample_batch, STATIC)
         strength, settings = self.config.guidance(), self._settings(None)
         return program.lower(
@@ -230,7 +232,9 @@ class DiffusionPipeline:
 
         params are those of a learned schedule, if not the pipeline's own.
         """
-        schedule = self._schedule_of(self.params if params is None else params)
+        return self._grid(self._schedule_of(self.params if params is None else params), num_steps)
+
+    def _grid(self, schedule: NoiseSchedule, num_steps: int) -> Level:
         length = schedule.num_train_timesteps or max(num_steps, LONGEST_GRID)
         return self.config.levels(schedule, num_steps, length=length)
 

@@ -29,8 +29,8 @@ def make_train_step(
 
     A state with a loss_history gives it to loss_fn as a fourth argument, and takes up the ``draws`` of its metrics.
     With accumulate = k the gradient is the mean over k micro-batches, with 1/k of the memory and, but for dropout, the
-    same draws. averaged makes, of the gradient over a device's images, that over all, and scan loops over micro-batches:
-    see ``marble.parallel.mapping``.
+    same draws. averaged makes, of the gradient over a device's images, that over all, and scan is the loop over
+    micro-batches: see ``marble.parallel.mapping``.
     A loss or gradient that is not finite sets state.diverged and leaves all else as it was.
     """
     gradient = averaged(accumulated(jax.value_and_grad(loss_fn, has_aux=True), accumulate, scan))
