@@ -53,7 +53,9 @@ def measure(arguments: argparse.Namespace) -> float:
     )
     batch = mapping.put_part({k: np.asarray(v)[None] for k, v in next(host).items()}, batch_axis=1)
     state, key = mapping.init(lambda: init_state(experiment)), jax.random.key(0, impl="threefry2x32")
-    step = mapping.compile_step(several_steps(run.make_train_step_of(experiment, mapping)), state, batch, key)
+    step = mapping.compile_step(
+        several_steps(run.make_train_step_of(experiment, mapping), mapping.scan), state, batch, key
+    )
     best = float("inf")
     state, metrics = step(state, batch, key)
     jax.block_until_ready(metrics)

@@ -14,7 +14,7 @@ from marble.data.sources import Source, open_source
 from marble.diffusion import NoiseSchedule, weighting
 from marble.diffusion.timesteps import LossHistory
 from marble.errors import InputError
-from marble.parallel import ParallelConfig
+from marble.parallel import DeviceMapping, ParallelConfig
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig, VAEPipeline, VAESamplingConfig
 from marble.sampling import Sampler
 from marble.training.diffusion_config import DiffusionConfig
@@ -129,8 +129,10 @@ class DiffusionExperiment(Parts):
             **options,
         )
 
-    def pipeline(self, params: Any, *, guide: DiffusionPipeline | None = None) -> DiffusionPipeline:
-        """The sampler of this experiment's model with these parameters."""
+    def pipeline(
+        self, params: Any, *, guide: DiffusionPipeline | None = None, mapping: DeviceMapping | None = None
+    ) -> DiffusionPipeline:
+        """The sampler of this experiment's model with these parameters; by default on all devices."""
         return DiffusionPipeline(
             model=self.model,
             params=params,
@@ -143,7 +145,7 @@ class DiffusionExperiment(Parts):
             has_null_class=self.training.label_dropout > 0,
             guide=guide,
             self_conditioning=self.training.self_conditioning,
-            mapping=self.parallel.open(),
+            mapping=mapping or self.parallel.open(),
         )
 
 
@@ -172,8 +174,8 @@ class VAEExperiment(Parts):
         """The loss; its dropout is on if train."""
         return vae_loss_fn(self.model, self.likelihood, self.image.levels, train=train)
 
-    def pipeline(self, params: Any, *, guide: Any = None) -> VAEPipeline:
-        """This experiment's model with these parameters; it takes no guide."""
+    def pipeline(self, params: Any, *, guide: Any = None, mapping: DeviceMapping | None = None) -> VAEPipeline:
+        """This experiment's model with these parameters, by default on all devices; it takes no guide."""
         if guide is not None:
             raise InputError("a variational autoencoder draws in one step and takes no guide: leave it out")
         return VAEPipeline(
@@ -182,7 +184,7 @@ class VAEExperiment(Parts):
             likelihood=self.likelihood,
             image=self.image,
             config=self.sampling,
-            mapping=self.parallel.open(),
+            mapping=mapping or self.parallel.open(),
         )
 
 

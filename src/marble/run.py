@@ -90,7 +90,7 @@ def _run(
             workdir=directory,
             config=experiment.training,
             state=state,
-            run_steps=several_steps(make_train_step_of(experiment, mapping)),
+            run_steps=several_steps(make_train_step_of(experiment, mapping), mapping.scan),
             batches=device_batches(experiment, source, mapping, start_step=start_step),
             key=train_key,
             hooks=Hooks(
@@ -107,12 +107,20 @@ def _run(
 
 def check(experiment: Experiment, source: Source, mapping: DeviceMapping) -> None:
     """InputError for parts that don't fit each other, the data or the devices."""
-    training, classes, count = experiment.training, experiment.model.num_classes, len(mapping.devices)
-    if isinstance(experiment, DiffusionExperiment):
-        experiment.check_grid()
     if SPLIT not in source.splits:
         raise InputError(f"{source.name} has no split {SPLIT!r} to train on; there are: {', '.join(source.splits)}")
-    if training.label_dropout and classes is None:
+    check_parts(experiment, mapping)
+    if experiment.training.eval_every and held_out_split(source) is None:
+        raise InputError(f"{source.name} has no held-out split ({' or '.join(HELD_OUT)}): set training.eval_every=0")
+    check_classes(experiment, source.name, source.num_classes)
+
+
+def check_parts(experiment: Experiment, mapping: DeviceMapping) -> None:
+    """InputError for parts that don't fit each other or the devices, whatever the data."""
+    training, count = experiment.training, len(mapping.devices)
+    if isinstance(experiment, DiffusionExperiment):
+        experiment.check_grid()
+    if training.label_dropout and experiment.model.num_classes is None:
         raise InputError("training.label_dropout is for models with labels: set model.num_classes too, or leave it 0")
     check_divides("training.batch_size", training.batch_size, mapping)
     if training.batch_size % (training.accumulate * count):
@@ -120,10 +128,13 @@ def check(experiment: Experiment, source: Source, mapping: DeviceMapping) -> Non
             f"training.accumulate={training.accumulate} does not divide the {training.batch_size // count} images that "
             f"each of {count} devices has of a batch of {training.batch_size}"
         )
-    if training.eval_every and held_out_split(source) is None:
-        raise InputError(f"{source.name} has no held-out split ({' or '.join(HELD_OUT)}): set training.eval_every=0")
-    if classes is not None and classes != source.num_classes:
-        raise InputError(f"model.num_classes={classes}, but {source.name} has {source.num_classes or 'no'} classes")
+
+
+def check_classes(experiment: Experiment, name: str, num_classes: int | None) -> None:
+    """InputError for a conditional model of other classes than those of the data of that name."""
+    classes = experiment.model.num_classes
+    if classes is not None and classes != num_classes:
+        raise InputError(f"model.num_classes={classes}, but {name} has {num_classes or 'no'} classes")
 
 
 def held_out_split(source: Source) -> str | None:
@@ -139,6 +150,7 @@ def make_train_step_of(experiment: Experiment, mapping: DeviceMapping) -> Callab
         ema_decay=experiment.training.ema_decay,
         accumulate=experiment.training.accumulate,
         averaged=mapping.averaged,
+        scan=mapping.scan,
     )
 
 

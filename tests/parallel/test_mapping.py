@@ -74,7 +74,10 @@ def train(config, count, *, steps=STEPS, dtype=jnp.float32, accumulate=1, init=N
     mapping = config.open(jax.devices()[:count])
     loss_fn = diffusion_loss_fn(model_of(dtype), linear(100))
     step = several_steps(
-        make_train_step(loss_fn, OPTIMIZER, ema_decay=0.9, accumulate=accumulate, averaged=mapping.averaged)
+        make_train_step(
+            loss_fn, OPTIMIZER, ema_decay=0.9, accumulate=accumulate, averaged=mapping.averaged, scan=mapping.scan
+        ),
+        mapping.scan,
     )
     state = mapping.init(functools.partial(first_state, dtype)) if init is None else mapping.place(init)
     before, losses = fetch(state), []

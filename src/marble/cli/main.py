@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": ("marble.cli.evaluate", "measure a trained model: bits a dimension"),
     "compress": ("marble.cli.compress", "images to one file, without a loss"),
     "decompress": ("marble.cli.decompress", "the images of a compressed file, or of a part of it"),
+    "plan": ("marble.cli.plan", "what a config needs of a TPU that need not be there, or of the devices here"),
     "data": ("marble.cli.data", "prepare a data set: marble data prepare NAME"),
 }
 

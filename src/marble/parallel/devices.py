@@ -73,13 +73,18 @@ def compiler_options(*, gradients: bool, platform: str | None = None) -> dict[st
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs for the next time: in $JAX_COMPILATION_CACHE_DIR, a folder or bucket, or in ~/.cache.
+    """Keeps compiled programs for the next time, in the ``compilation_cache``.
 
-    They are found by their text, the versions and the device. An empty JAX_COMPILATION_CACHE_DIR keeps none.
+    They are found by their text, the versions and the device.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "marble", "xla", _machine()))
+        jax.config.update("jax_compilation_cache_dir", compilation_cache())
+
+
+def compilation_cache() -> str | None:
+    """The folder or bucket $JAX_COMPILATION_CACHE_DIR, None where that is empty; where it is not set, in ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.join(home, "marble", "xla", _machine())) or None
 
 
 def _machine() -> str:

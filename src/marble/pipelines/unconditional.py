@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from marble.data.preprocess import to_uint8
-from marble.diffusion import NoiseSchedule, PredictionType, denoiser
+from marble.diffusion import NoiseSchedule, PredictionType, cosine, denoiser
 from marble.diffusion.process import VarianceType
 from marble.errors import InputError
 from marble.parallel import DeviceMapping, ParallelConfig
@@ -21,6 +21,9 @@ from marble.typing import Array, Context, DenoiseFn, Level, Prediction
 
 LONGEST_GRID = 1000
 """Steps that one program has room for where time is continuous; more are another program."""
+
+STATIC = ("num_frames", "ticking")
+"""What changes the program."""
 
 
 class DiffusionPipeline:
@@ -54,16 +57,15 @@ class DiffusionPipeline:
         guide: a weaker model of the same images and schedule, to go away from (autoguidance, Karras et al. 2024).
         """
         self.model, self.image, self.sampler, self.config = model, image, sampler, config
-        self._schedule_of = schedule if callable(schedule) else lambda _: schedule
+        self._is_learned = callable(schedule)
+        self._schedule_of = schedule if self._is_learned else lambda _: schedule
         self._prediction_type, self.variance_type = prediction_type, variance_type
         self.has_null_class, self.self_conditioning = has_null_class, self_conditioning
         self._guide = guide
         self.mapping = mapping or ParallelConfig().open()
         self.params = self.mapping.place(params)
         self._bar: tqdm | None = None
-        self._compiled = self.mapping.compile_rows(
-            self._sample_batch, out_axes=(0, 1), static=("num_frames", "ticking")
-        )
+        self._compiled = self.mapping.compile_rows(self._sample_batch, out_axes=(0, 1), static=STATIC)
         self._denoise = jax.jit(self._predict)
         self._check_guide()
         self.guidance()
@@ -147,6 +149,27 @@ class DiffusionPipeline:
         frames = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :num], *[f for _, f in results])
         return (images, frames) if num_frames else images
 
+    def lower(self, params: Any, *, batch_size: int | None = None) -> jax.stages.Lowered:
+        """The program of ``sample`` for shapes of parameters, of a mesh; what it costs is known once it is compiled."""
+        size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self.mapping)
+        num_steps = self.num_steps()
+        rows = self.rows(size, seed=0, labels=None if self.model.num_classes is None else 0)
+        # The levels of a learned schedule need its parameters; their shapes are those of any in continuous time.
+        grid = self._grid(cosine() if self._is_learned else self.schedule, num_steps)
+        program = self.mapping.jitted_rows(self._sample_batch, STATIC)
+        strength, settings = self.config.guidance(), self._settings(None)
+        return program.lower(
+            (params, None),
+            self.mapping.row_shapes(rows),
+            np.uint32(0),
+            grid,
+            np.int32(num_steps),
+            strength,
+            settings,
+            num_frames=0,
+            ticking=False,
+        )
+
     def _sample_batch(self, params, batch, seed, grid, num_steps, strength, settings, *, num_frames, ticking):
         sampler = self.sampler._replace(**settings) if settings else self.sampler
         result = sample(
@@ -209,7 +232,9 @@ class DiffusionPipeline:
 
         params are those of a learned schedule, if not the pipeline's own.
         """
-        schedule = self._schedule_of(self.params if params is None else params)
+        return self._grid(self._schedule_of(self.params if params is None else params), num_steps)
+
+    def _grid(self, schedule: NoiseSchedule, num_steps: int) -> Level:
         length = schedule.num_train_timesteps or max(num_steps, LONGEST_GRID)
         return self.config.levels(schedule, num_steps, length=length)
 

@@ -90,6 +90,12 @@ class VAEPipeline:
         )
         return self._finished(images, as_float)
 
+    def lower(self, params: Any, *, batch_size: int | None = None) -> jax.stages.Lowered:
+        """The program of ``sample`` for shapes of parameters, of a mesh; what it costs is known once it is compiled."""
+        size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self.mapping)
+        rows = self.mapping.row_shapes({"index": image_indices(size, seed=0, first=0)})
+        return self.mapping.jitted_rows(self._draw).lower(params, rows, np.uint32(0))
+
     def encode(self, images: np.ndarray) -> vae.Encoding:
         """q(z | x) of integer images [n h w c]: mean and log-variance, [n d] each."""
         return self._over_batches(self._encode_batch, {"image": integer_images(images, self.image)})

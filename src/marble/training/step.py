@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from marble.parallel.mapping import Gradient
+from marble.parallel.mapping import Gradient, Scan
 from marble.training.ema import ema_update
 from marble.training.objectives import LossFn
 from marble.training.state import TrainState
@@ -23,15 +23,17 @@ def make_train_step(
     ema_decay: float,
     accumulate: int = 1,
     averaged: Callable[[Gradient], Gradient] = lambda gradient: gradient,
+    scan: Scan = jax.lax.scan,
 ) -> TrainStep:
     """train_step(state, batch, key) -> (state, metrics); key is the run's, the step's own is folded from it.
 
     A state with a loss_history gives it to loss_fn as a fourth argument, and takes up the ``draws`` of its metrics.
     With accumulate = k the gradient is the mean over k micro-batches, with 1/k of the memory and, but for dropout, the
-    same draws. averaged makes, of the gradient over a device's images, that over all: see ``marble.parallel.mapping``.
+    same draws. averaged makes, of the gradient over a device's images, that over all, and scan is the loop over
+    micro-batches: see ``marble.parallel.mapping``.
     A loss or gradient that is not finite sets state.diverged and leaves all else as it was.
     """
-    gradient = averaged(accumulated(jax.value_and_grad(loss_fn, has_aux=True), accumulate))
+    gradient = averaged(accumulated(jax.value_and_grad(loss_fn, has_aux=True), accumulate, scan))
 
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
         memory = () if state.loss_history is None else (state.loss_history,)
@@ -56,7 +58,7 @@ def make_train_step(
     return train_step
 
 
-def accumulated(gradient: Callable[..., Any], count: int) -> Callable[..., Any]:
+def accumulated(gradient: Callable[..., Any], count: int, scan: Scan) -> Callable[..., Any]:
     """value_and_grad(params, batch, key, ...) as the mean over count micro-batches (metrics are summed)."""
     if count == 1:
         return gradient
@@ -75,7 +77,7 @@ def accumulated(gradient: Callable[..., Any], count: int) -> Callable[..., Any]:
     return mean_gradient
 
 
-def several_steps(train_step: TrainStep) -> TrainStep:
+def several_steps(train_step: TrainStep, scan: Scan = jax.lax.scan) -> TrainStep:
     """train_step over batches [n b ...], n steps in one program; the metrics are the last step's."""
 
     def run(state: TrainState, batches: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
@@ -83,14 +85,3 @@ def several_steps(train_step: TrainStep) -> TrainStep:
         return state, jax.tree.map(lambda m: m[-1], metrics)
 
     return run
-
-
-def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:
-    """jax.lax.scan; on the CPU a Python loop, for XLA's gradients of convolutions are 15-90 times slower in a scan."""
-    if jax.default_backend() != "cpu":
-        return jax.lax.scan(step, carry, xs)
-    outputs = []
-    for i in range(len(jax.tree.leaves(xs)[0])):
-        carry, output = step(carry, jax.tree.map(lambda x, i=i: x[i], xs))
-        outputs.append(output)
-    return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *outputs)

@@ -1,0 +1,223 @@
+"""The plan of a config, against what can be counted without a compiler."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from marble import builders, plan
+from marble.config import load_config
+from marble.data.declared import declared
+from marble.errors import InputError
+from marble.experiments import init_state
+from marble.parallel import ParallelConfig
+from marble.parallel.program import Figures
+from marble.pipelines import ImageSpec
+from marble.run import make_train_step_of
+
+
+def config_of(name="digits:smoke", **sections):
+    """One level, for on the CPU upsampling is another program, whose gradients are larger than its parameters."""
+    config = load_config(name)
+    config.model.channel_mult = (1,)
+    for section, values in sections.items():
+        config[section] = {**config.get(section, {}), **values}
+    return builders.complete(config)
+
+
+def planned(config, count=8, **options):
+    return plan.plan(config, jax.devices()[:count], **options)
+
+
+@pytest.fixture(scope="module")
+def replicated():
+    return planned(config_of())
+
+
+@pytest.fixture(scope="module")
+def split():
+    return planned(config_of(parallel={"sharding": "fsdp", "fsdp_min_size": 64}))
+
+
+def test_data_parallel_sums_four_bytes_a_parameter(replicated):
+    train, sample = replicated.parts
+    assert set(train.figures.collectives) == {"all-reduce"}
+    assert train.figures.collectives["all-reduce"] == pytest.approx(4 * replicated.num_parameters, rel=0.01)
+    assert sample.figures.collectives == {}
+
+
+def test_split_parameters_are_gathered(split):
+    """Each that is split is gathered for the gradient, and each gradient summed, whole or scattered."""
+    train, sample = split.parts
+    share = sum(leaf.size for leaf in split_leaves()) * 4
+    assert train.figures.collectives["all-gather"] >= 0.99 * share
+    assert sample.figures.collectives["all-gather"] == pytest.approx(share, rel=0.01)
+    summed = sum(train.figures.collectives.get(kind, 0) for kind in ("all-reduce", "reduce-scatter"))
+    assert summed >= 0.99 * 4 * split.num_parameters
+
+
+def split_leaves():
+    experiment = builders.build(config_of(), ImageSpec((8, 8, 1), 17))
+    leaves = jax.tree.leaves(jax.eval_shape(experiment.init_params))
+    return [leaf for leaf in leaves if leaf.size >= 64 and any(length % 8 == 0 for length in leaf.shape)]
+
+
+def test_state_is_the_sum_of_its_arrays(replicated, split):
+    experiment = builders.build(config_of(), ImageSpec((8, 8, 1), 17))
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(init_state(experiment)))
+    in_parts = sum(leaf.size for leaf in split_leaves()) * 4
+    count = replicated.num_parameters
+    assert count == sum(leaf.size for leaf in jax.tree.leaves(experiment.init_params()))
+    for made, gone in ((replicated, 0), (split, in_parts * 7 // 8)):
+        train, sample = made.parts
+        assert train.parameters == sample.parameters == sample.state == 4 * count - gone
+        assert train.state == whole - 4 * gone  # parameters, their average, two moments
+    batch = 8 * 8 + 4 + 4  # one image, its index and label
+    key = 8
+    assert replicated.parts[0].figures.arguments == pytest.approx(whole + batch + key, abs=64)
+
+
+def conv_positions(eqn):
+    """Of each axis of an image: how many products of a kernel's element with an element that is there."""
+    p, lhs, rhs = eqn.params, *(v.aval.shape for v in eqn.invars)
+    numbers, total = p["dimension_numbers"], 1
+    for axis, (low, _) in enumerate(p["padding"]):
+        length, kernel = lhs[numbers.lhs_spec[2 + axis]], rhs[numbers.rhs_spec[2 + axis]]
+        out = eqn.outvars[0].aval.shape[numbers.out_spec[2 + axis]]
+        o, k = np.arange(out)[:, None], np.arange(kernel)[None]
+        at = o * p["window_strides"][axis] + k * p["rhs_dilation"][axis] - low
+        step = p["lhs_dilation"][axis]
+        total *= int(((at >= 0) & (at <= (length - 1) * step) & (at % step == 0)).sum())
+    return total
+
+
+def products(jaxpr):
+    """Twice the multiplications of all convolutions and matrix products of a jaxpr."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "conv_general_dilated":
+            numbers, rhs = eqn.params["dimension_numbers"], eqn.invars[1].aval.shape
+            out, groups = eqn.outvars[0].aval.shape, eqn.params["batch_group_count"]
+            channels = out[numbers.out_spec[1]] * rhs[numbers.rhs_spec[1]]
+            total += 2 * out[numbers.out_spec[0]] * channels * conv_positions(eqn) // groups
+        elif eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            length = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * eqn.outvars[0].aval.size * length
+        for value in jax.tree.leaves(eqn.params, is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            total += products(inner) * eqn.params.get("length", 1) if hasattr(inner, "eqns") else 0
+    return total
+
+
+def test_operations_are_the_networks_and_little_more():
+    """XLA counts the elementwise work too, and every device's update of the parameters."""
+    config = config_of(model={"channels": 64, "num_groups": 32}, training={"batch_size": 64})
+    experiment = builders.build(config, ImageSpec((8, 8, 1), 17))
+    mapping = ParallelConfig().open(jax.devices())
+    batch = plan.batch_shapes(experiment, declared("digits"), mapping)
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
+    state, key = jax.eval_shape(lambda: init_state(experiment)), jax.eval_shape(lambda: jax.random.key(0))
+    counted = products(jax.make_jaxpr(make_train_step_of(experiment, mapping))(state, one, key).jaxpr)
+    found = planned(config, sampler=False).to_dict()["train"]
+    assert found["flops_per_image"] * 64 == found["flops_per_step"]
+    assert counted < found["flops_per_step"] < 1.1 * counted
+
+
+def fake(monkeypatch, figures):
+    """Programs are lowered, and then said to need this."""
+    lowered = []
+
+    def figures_of(program, devices, cache):
+        lowered.append(program)
+        return figures
+
+    monkeypatch.setattr(plan, "figures_of", figures_of)
+    return lowered
+
+
+SMALL = Figures(arguments=4, outputs=3, temporaries=2, code=1, flops=80.0, collectives={"all-reduce": 5})
+
+
+@pytest.mark.parametrize(
+    ("name", "sections", "steps"),
+    [
+        ("digits:smoke", {"model": {"num_classes": 10}}, 10),
+        ("digits:smoke", {"sampling": {"sampler": "ddim", "num_steps": 7}}, 7),
+        (
+            "cifar10:smoke",
+            {
+                "diffusion": {"beta_schedule": "learned_monotone", "weighting": "elbo"},
+                "sampling": {"num_steps": 4},
+                "training": {"accumulate": 1},
+            },
+            4,
+        ),
+    ],
+)
+def test_every_kind_of_model_is_planned(monkeypatch, name, sections, steps):
+    config = load_config(name)
+    for section in ("diffusion", "sampling"):
+        config[section] = {} if section in sections else config[section]
+    for section, values in sections.items():
+        config[section].update(values)
+    config.sampling.batch_size = 3
+    lowered = fake(monkeypatch, SMALL)
+    made = planned(builders.complete(config)).to_dict()
+    assert len(lowered) == 2
+    assert (made["sample"]["steps"], made["sample"]["images"], made["train"]["images"]) == (steps, 8, 8)
+
+
+def test_a_vae_is_planned(monkeypatch):
+    lowered = fake(monkeypatch, SMALL)
+    made = planned(builders.complete(load_config("digits_vae:smoke"))).to_dict()
+    assert len(lowered) == 2 and made["sample"]["steps"] == 1
+    assert len(fake(monkeypatch, SMALL)) == 0
+    assert "sample" not in planned(builders.complete(load_config("digits_vae:smoke")), sampler=False).to_dict()
+
+
+def test_the_numbers_of_all_devices(monkeypatch):
+    fake(monkeypatch, SMALL)
+    monkeypatch.setattr(plan, "peak_flops", lambda kind: 160.0)
+    monkeypatch.setattr(plan, "device_memory", lambda devices: 10.0)
+    made = planned(config_of()).to_dict()
+    assert made["fits"] and made["train"]["memory"]["total"] == 10
+    assert (made["train"]["flops_per_step"], made["train"]["flops_per_image"]) == (640, 80)
+    assert made["train"]["seconds_at_peak"] == 0.5 and made["sample"]["seconds_at_peak"] == 5
+    assert made["train"]["collective_bytes"] == {"all-reduce": 5}
+
+
+@pytest.mark.parametrize("figures", [SMALL, Figures(fault="out of memory")], ids=["by count", "by the compiler"])
+def test_what_does_not_fit_gets_remedies(monkeypatch, figures):
+    fake(monkeypatch, figures)
+    monkeypatch.setattr(plan, "device_memory", lambda devices: 9.0)
+    made = planned(config_of(training={"batch_size": 48, "accumulate": 2}, sampling={"batch_size": 32})).to_dict()
+    assert not made["fits"] and not made["train"]["fits"]
+    changes = [remedy.removeprefix("--config.") for remedy in made["remedies"]]
+    expected = ["training.accumulate=6", "model.remat=True", "sampling.batch_size=16", "model.dtype=bfloat16"]
+    assert changes == [*expected, "parallel.sharding=fsdp", "more devices, or a smaller --batch_size"]
+    smallest = config_of(
+        model={"remat": True, "dtype": "bfloat16"}, parallel={"sharding": "fsdp"}, sampling={"batch_size": 8}
+    )
+    assert planned(smallest).remedies == ("more devices, or a smaller --batch_size",)
+
+
+def test_what_does_not_go_together_is_refused_as_when_training():
+    for sections, said in (
+        ({"training": {"batch_size": 12}}, "training.batch_size=12 does not divide over 8 devices: use 8 or 16"),
+        ({"training": {"accumulate": 3}}, "training.accumulate=3 does not divide"),
+        ({"parallel": {"mapping": "pmap"}}, "plan with --config.parallel.mapping=mesh"),
+        ({"model": {"num_classes": 7}}, "model.num_classes=7, but digits has 10 classes"),
+    ):
+        with pytest.raises(InputError, match=said):
+            planned(config_of(**sections))
+
+
+def test_the_log_tells_how_long_it_takes(monkeypatch, caplog):
+    monkeypatch.setattr(plan, "PROGRESS_SECONDS", (0.01, 0.02))
+    with caplog.at_level("INFO", logger="marble"), plan._progress("compiling"):
+        while len(caplog.messages) < 3:
+            pass
+    assert caplog.messages[0] == "compiling" and caplog.messages[1] == "compiling: 0 s"
+    assert caplog.messages[-1] == "compiling: done in 0 s"
