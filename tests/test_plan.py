@@ -169,6 +169,17 @@ def test_every_kind_of_model_is_planned(monkeypatch, name, sections, steps):
     assert (made["sample"]["steps"], made["sample"]["images"], made["train"]["images"]) == (steps, 8, 8)
 
 
+def test_the_sampler_that_is_planned_is_the_one_that_samples():
+    experiment = builders.build(config_of(), ImageSpec((8, 8, 1), 17))
+    pipe = experiment.pipeline(experiment.init_params())
+    compiled = pipe.lower(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), pipe.params)).compile()
+    batch = pipe.mapping.put(pipe.rows(8, seed=5))
+    settings = pipe.grid(pipe.num_steps()), np.int32(pipe.num_steps()), pipe.guidance(), {}
+    images, frames = compiled((pipe.params, None), batch, np.uint32(5), *settings)
+    assert frames is None
+    np.testing.assert_array_equal(np.clip(images, -1, 1), pipe.sample(8, seed=5, as_float=True))
+
+
 def test_a_vae_is_planned(monkeypatch):
     lowered = fake(monkeypatch, SMALL)
     made = planned(builders.complete(load_config("digits_vae:smoke"))).to_dict()

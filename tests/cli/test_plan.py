@@ -30,7 +30,7 @@ def test_the_table(fake, capsys):
     cells = {label: [cell.strip() for cell in row if cell] for label, row in cells.items()}
     assert cells["temporaries"] == ["1.00 GiB", "1.00 GiB"] and cells["arguments, as laid out"] == ["4.0 MiB"] * 2
     assert cells["of 2.00 GiB"] == ["50.2%", "50.2%"] and cells["all-gather"] == ["1.0 MiB", "1.0 MiB"]
-    assert cells["a step, an image"] == ["8.0 G", "8.0 G"] and cells["a step, all images"] == ["64.0 G", "64.0 G"]
+    assert cells["a step, an image"] == ["8 G", "8 G"] and cells["a step, all images"] == ["64 G", "64 G"]
     assert cells["steps"] == ["1", "10"] and cells["time of them at peak"] == ["unknown", "unknown"]
     assert lines[-1] == "fits"
 

@@ -94,7 +94,7 @@ def table(found: dict) -> Iterator[str]:
     yield f"{found['config']} on {found['topology'] or 'this machine'} ({where}): {found['parameters']:,} parameters"
     yield ""
     for label, cells in rows(devices, parts):
-        yield f"{label:34}" + "".join(f"{cell:>16}" for cell in cells)
+        yield (f"{label:34}" + "".join(f"{cell:>16}" for cell in cells)).rstrip()
     yield ""
     for name, part in parts.items():
         if part["fault"]:
@@ -145,11 +145,11 @@ def share(used: float | None, memory: float | None) -> str:
 
 
 def count(number: float | None) -> str:
-    """With a decimal prefix."""
+    """Four digits, with a decimal prefix."""
     if number is None:
         return "unknown"
     unit, name = next(((u, n) for u, n in ((1e12, "T"), (1e9, "G"), (1e6, "M")) if number >= u), (1.0, ""))
-    return f"{number / unit:.1f} {name}"
+    return f"{number / unit:.4g} {name}"
 
 
 def duration(seconds: float | None) -> str:

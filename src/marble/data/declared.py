@@ -46,9 +46,8 @@ def declared(name: str, *, image_size: int | None = None, image_shape: Shape | N
     size = base.image_shape[:2] if image_size is None else (image_size, image_size)
     found = base._replace(image_shape=(*size, base.image_shape[2]))
     if image_shape not in (None, found.image_shape):
-        spelled = ",".join(map(str, found.image_shape))
+        given, spelled = (",".join(map(str, shape)) for shape in (image_shape, found.image_shape))
         raise InputError(
-            f"--image_shape {','.join(map(str, image_shape))}, but the images of {name} are {spelled}: leave it out, "
-            "or set data.image_size"
+            f"--image_shape {given}, but the images of {name} are {spelled}: leave it out, or set data.image_size"
         )
     return found

@@ -1,7 +1,8 @@
 """What accelerators can do: peak arithmetic and memory, by the name that jax gives a device.
 
 bfloat16 without sparsity, per device as jax counts them: of TPU v2, v3 and 7x a device is one of a chip's two cores.
-From cloud.google.com/tpu/docs/system-architecture-tpu-vm and NVIDIA's data sheets.
+From cloud.google.com/tpu/docs/system-architecture-tpu-vm, its pages v4, v5e, v5p, v6e and tpu7x, and NVIDIA's data
+sheets. libtpu calls v5e "TPU v5 lite", v5p "TPU v5", v6e "TPU v6 lite".
 """
 
 import re
