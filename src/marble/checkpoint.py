@@ -24,7 +24,7 @@ from etils import epath
 from marble.errors import InputError, RunError
 from marble.parallel import fetch
 from marble.parallel.hosts import is_first
-from marble.storage import is_remote
+from marble.storage import is_of_store, is_remote, listed, move_folder
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,10 @@ class CheckpointWriter:
     def _guarded(self, action: Any) -> None:
         try:
             action()
-        except (OSError, ValueError, RuntimeError) as error:  # what orbax and tensorstore raise for a failing disk
+        except Exception as error:
+            # OSError, ValueError and RuntimeError are what orbax and tensorstore raise for a failing disk.
+            if not (isinstance(error, OSError | ValueError | RuntimeError) or is_of_store(error)):
+                raise
             raise RunError(
                 f"the checkpoint of step {self.latest} could not be saved ({_first_line(error)}); "
                 f"the ones before it are untouched. Make room or mend the disk, then run the same command again"
@@ -108,9 +111,8 @@ def directory_of(workdir: str) -> epath.Path:
 
 def saved_steps(workdir: str) -> list[int]:
     """The steps that were saved, newest first. A save that was interrupted is not among them."""
-    directory = directory_of(workdir)
-    paths = directory.iterdir() if directory.is_dir() else []
-    return sorted((int(path.name) for path in paths if path.name.isdecimal() and path.is_dir()), reverse=True)
+    paths = listed(directory_of(workdir))
+    return sorted((int(path.name) for path in paths if path.name.isdecimal() and _is_saved(path)), reverse=True)
 
 
 def restore_newest(workdir: str, target: Mapping[str, Any]) -> tuple[int, Mapping[str, Any], list[int]]:
@@ -135,7 +137,7 @@ def restore_newest(workdir: str, target: Mapping[str, Any]) -> tuple[int, Mappin
 def restore(workdir: str, step: int, target: Any) -> Any:
     """The state of one step, verified; see ``restore_newest``. DamagedCheckpointError when it is not whole."""
     path = directory_of(workdir) / str(step)
-    if not path.is_dir():
+    if not _is_saved(path):
         saved = ", ".join(map(str, saved_steps(workdir))) or "none"
         raise InputError(f"no checkpoint of step {step} in {path.parent}; there are: {saved}")
     expected = _read_checksums(path)
@@ -156,8 +158,14 @@ def set_aside(workdir: str, steps: list[int]) -> None:
     aside = directory_of(workdir).parent / "checkpoints-damaged"
     for step in steps:
         aside.mkdir(parents=True, exist_ok=True)
-        copies = sum(path.name.split(".")[0] == str(step) for path in aside.iterdir())
-        (directory_of(workdir) / str(step)).rename(aside / f"{step}.{copies}")
+        copies = sum(path.name.split(".")[0] == str(step) for path in listed(aside))
+        # The state first: cut off between, no state is left without its checksums.
+        move_folder(directory_of(workdir) / str(step), aside / f"{step}.{copies}", first=[STATE])
+
+
+def _is_saved(path: epath.Path) -> bool:
+    """Whether the save of a step was completed: in a bucket, where it can't be renamed at its end, it says so."""
+    return ocp.utils.is_checkpoint_finalized(path) if is_remote(str(path)) else path.is_dir()
 
 
 def _read_checksums(path: epath.Path) -> dict[str, list] | None:

@@ -21,6 +21,7 @@ from marble.experiments import DiffusionExperiment, Experiment, init_state
 from marble.parallel import DeviceMapping, check_divides, explained_memory_error, hosts
 from marble.pipelines import ImageSpec
 from marble.pipelines.pictures import save_png
+from marble.storage import check_bucket
 from marble.training.interruption import Interruption
 from marble.training.loop import Hooks, call_lengths, restore_or_init, train
 from marble.training.objectives import LossFn, prepare_batch
@@ -62,6 +63,7 @@ def run(
 def _run(
     config: ml_collections.ConfigDict, directory: str, interruption: Interruption, profile: Profile | None
 ) -> TrainState:
+    hosts.from_first(lambda: check_bucket(directory))
     source = builders.data_config(config).open()
     image = ImageSpec(shape=tuple(source.image_shape), levels=source.levels)
     experiment = builders.build(config, image)

@@ -1,13 +1,81 @@
 """What is different where a path is that of an object store, such as gs://BUCKET/RUN, and not a folder."""
 
+import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
+import fsspec
 from etils import epath
+
+from marble.errors import InputError
+
+# Or gcsfs lists a folder once, and never sees what other processes, or tensorstore in this one, write there later.
+fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
+
+PATTERNS = "#?*[]"
+"""Characters that the libraries between here and a bucket take for patterns, or for the end of a name."""
 
 
 def is_remote(path: str) -> bool:
     """Whether the path is in an object store."""
     return "://" in path
+
+
+def check_reachable(what: str, path: str) -> None:
+    """InputError, which begins with ``what``, where the path is in an object store that this program can't reach."""
+    if not is_remote(path):
+        return
+    scheme, _, name = path.partition("://")
+    if scheme != "gs" or not name.strip("/"):
+        raise InputError(f"{what} {path} is neither a folder nor in a bucket: give a folder, or gs://BUCKET/FOLDER")
+    found = [character for character in PATTERNS if character in name]
+    if found:
+        raise InputError(f"{what} {path} has {' '.join(found)} in its name: give a name without {' '.join(PATTERNS)}")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise InputError(f"{what} {path} is in a bucket, which needs gcsfs: pip install 'marble[gcs]'")
+
+
+def check_bucket(path: str) -> None:
+    """InputError where this program may not ask what kind of bucket the path is in, which orbax does when it saves."""
+    if not is_remote(path):
+        return
+    check_reachable("the workdir", path)
+    from google.cloud import storage
+
+    try:
+        storage.Client().get_bucket(path.partition("://")[2].partition("/")[0])
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_of_store(error)):
+            raise
+        raise InputError(
+            f"the bucket of {path} can't be used: {error}; it has to be there, and this machine's account needs the "
+            "roles storage.objectAdmin and storage.legacyBucketReader on it"
+        ) from error
+
+
+def is_of_store(error: Exception) -> bool:
+    """Whether the error is of a kind that gcsfs or Google's libraries have made for themselves."""
+    return type(error).__module__.partition(".")[0] in ("gcsfs", "google", "aiohttp")
+
+
+def listed(folder: epath.Path) -> list[epath.Path]:
+    """What is in a folder now; [] where there is none, as an empty one of an object store is."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def move_folder(source: epath.Path, target: epath.Path, first: Sequence[str] = ()) -> None:
+    """Renames a folder; in an object store, where that is not one act, its parts ``first`` go before the rest."""
+    if not is_remote(str(source)):
+        source.rename(target)
+        return
+    store, folder = fsspec.core.url_to_fs(str(source))
+    _, moved = fsspec.core.url_to_fs(str(target))
+    for part in (*(f"/{name}" for name in first), ""):
+        files = store.find(folder + part)
+        store.mv(files, [moved + file.removeprefix(folder) for file in files])
 
 
 def replace_text(path: epath.Path, text: str) -> None:

@@ -11,6 +11,10 @@ from ml_collections import ConfigDict, config_flags
 
 from marble.config import flat, nearest
 from marble.errors import InputError
+from marble.storage import check_reachable, is_remote
+
+RUNS = ("workdir", "guide")
+"""The flags that name a run's folder, which may be in a bucket."""
 
 
 def parse(command: str, doc: str, argv: list[str], define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
@@ -30,6 +34,10 @@ def parse(command: str, doc: str, argv: list[str], define: Callable[[flags.FlagV
     for name in values:
         if values[name].value == "":
             raise InputError(f"--{name} is empty: give a value, or leave it out")
+        if name in RUNS and values[name].value is not None:
+            check_reachable(f"--{name}", values[name].value)
+        if name == "out" and is_remote(values.out or ""):
+            raise InputError(f"--out {values.out} is in a bucket: give a path of this machine, and copy from there")
     if rest:
         raise InputError(f"marble {command} takes flags only, but was given {' '.join(rest)!r}")
     return values

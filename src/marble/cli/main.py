@@ -61,6 +61,12 @@ def main(argv: list[str] | None = None) -> int:
         return fail(error, EXIT_RESTART)
     except (RunError, OSError) as error:
         return fail(error, 1)
+    except Exception as error:
+        from marble.storage import is_of_store
+
+        if not is_of_store(error):
+            raise
+        return fail(f"the bucket, or the way to it, fails: {error}", 1)
 
 
 def usage() -> str:
@@ -85,7 +91,8 @@ def log_to_stderr() -> None:
     logger.setLevel(logging.INFO)
     sys.unraisablehook = hide_abandoned
     logging.getLogger("asyncio").disabled = True
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs the tracebacks of what it raises
+    for name in ("absl", "gcsfs"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # orbax and gcsfs log the tracebacks of what they raise
 
 
 def hide_abandoned(unraisable: Any) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import jax
 
 from marble.errors import RunError
+from marble.storage import check_reachable
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ def use_compilation_cache() -> None:
 
     They are found by their text, the versions and the device.
     """
+    check_reachable("JAX_COMPILATION_CACHE_DIR", os.environ.get("JAX_COMPILATION_CACHE_DIR", ""))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", compilation_cache())
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,17 +63,19 @@ def save_npz(path: Path, images: np.ndarray) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of path when it is whole; RunError, and nothing is left, when it can't be written."""
-    # An object store has a file when all of it is there.
-    temporary = path if is_remote(str(path)) else path.with_name(path.name + ".new")
+    if is_remote(str(path)):
+        with io.BytesIO() as file:  # for a file of an object store is stored when it is closed, whole or not
+            yield file
+            path.write_bytes(file.getvalue())
+        return
+    temporary = path.with_name(path.name + ".new")
     try:
         with temporary.open("wb") as file:
             yield file
-        if temporary is not path:
-            temporary.replace(path)
+        temporary.replace(path)
     except BaseException as error:
-        if temporary is not path:
-            with contextlib.suppress(OSError):  # it may never have been made
-                temporary.unlink()
+        with contextlib.suppress(OSError):  # it may never have been made
+            temporary.unlink()
         if not isinstance(error, OSError):
             raise
         reason = error.strerror or error
