@@ -29,12 +29,12 @@ submit() {
 # The job: on its first node, once. It has no trap, for scancel JOB has to end it before it queues the job again.
 job() {
   local status=0 file fault=0 again=''
-  rm -f "$logs"/exit-*
+  rm -f "$logs"/exit-"$SLURM_JOB_ID"-*
   # Every task sees all GPUs of its node, as jax expects. The others have 90 s when a task has ended.
   srun --gpu-bind=none --kill-on-bad-exit=0 --wait=90 --open-mode=append --output="${logs//%/%%}/task-%t.log" \
     bash "$launch/slurm.sh" task --logs "$logs" -- "${words[@]}" || status=$?
   for ((task = 0; task < SLURM_NTASKS; task++)); do
-    file=$logs/exit-$task
+    file=$logs/exit-$SLURM_JOB_ID-$task
     if [ ! -f "$file" ]; then
       say "task $task has gone; its log: $logs/task-$task.log" # with its node, or killed with all it had
       again=yes
@@ -61,7 +61,7 @@ task() {
   local status=0
   trap : TERM INT # SLURM signals the command too; this waits for it
   "${words[@]}" || status=$?
-  echo "$status" >"$logs/exit-$SLURM_PROCID"
+  echo "$status" >"$logs/exit-$SLURM_JOB_ID-$SLURM_PROCID"
   exit "$status"
 }
 

@@ -22,7 +22,7 @@ from marble.diffusion import NoiseSchedule, weighting
 from marble.errors import InputError
 from marble.experiments import DataConfig, DiffusionExperiment, Experiment, VAEExperiment
 from marble.models import VAE, LearnedLinear, LearnedMonotone, UNet
-from marble.parallel import ParallelConfig
+from marble.parallel import ParallelConfig, hosts
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig, VAEPipeline, VAESamplingConfig
 from marble.sampling import (
     DDIM,
@@ -352,6 +352,8 @@ def load_step(
     experiment = build(config, image)
     field = "params" if raw_params else "ema_params"
     target = {field: jax.eval_shape(experiment.init_params)}
+    if step is None and jax.process_count() > 1:  # which is the newest may change while they read
+        step = hosts.from_first(lambda: checkpoint.restore_newest(workdir, target)[0])
     if step is None:
         step, state, _ = checkpoint.restore_newest(workdir, target)
     else:

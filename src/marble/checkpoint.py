@@ -76,10 +76,11 @@ class CheckpointWriter:
 
         All processes call it, for each may hold a part of the state.
         """
-        arrays = fetch(state)  # copied first: the caller may donate the state to its next step
         if self._manager is None:
+            fetch([leaf for leaf in jax.tree.leaves(state) if not leaf.is_fully_replicated])  # the first gathers these
             self.latest = step
             return
+        arrays = fetch(state)  # copied first: the caller may donate the state to its next step
         items = {STATE: ocp.args.PyTreeSave(arrays), CHECKSUMS: ocp.args.JsonSave(_sealed(_describe(arrays)))}
         self.wait()
         self.latest = step

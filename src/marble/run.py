@@ -76,6 +76,7 @@ def _run(
 
     jax.eval_shape(init)  # a model that does not fit the images fails here, before anything is written
     facts = workdir.DataFacts(image, dict(source.splits), source.originals)
+    hosts.check_same("data", repr(facts))
     for line in hosts.from_first(lambda: workdir.check(directory, config.to_dict(), facts)):
         logger.info("changed since this run began: %s", line)
     with contextlib.ExitStack() as held:

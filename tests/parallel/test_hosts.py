@@ -63,14 +63,28 @@ def test_a_tpu_vm_asks_its_metadata_server(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"JAX_NUM_PROCESSES": ""}, "JAX_NUM_PROCESSES= and JAX_PROCESS_ID=3 must be whole numbers"),
-        ({"JAX_PROCESS_ID": "one"}, "JAX_PROCESS_ID=one must be"),
+        ({"JAX_NUM_PROCESSES": ""}, "JAX_NUM_PROCESSES=, JAX_PROCESS_ID=3: set all three"),
+        ({"JAX_PROCESS_ID": "one"}, "JAX_PROCESS_ID=one: set all three, the last two to whole numbers"),
+        ({"JAX_COORDINATOR_ADDRESS": ""}, "the first must be HOST:PORT"),
+        ({"JAX_COORDINATOR_ADDRESS": "10.0.0.1"}, "the first must be HOST:PORT"),
         ({"JAX_PROCESS_ID": "4"}, "JAX_PROCESS_ID=4 must be between 0 and 3, for JAX_NUM_PROCESSES=4"),
     ],
 )
 def test_half_of_a_cluster_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
         hosts.cluster({**EXPLICIT, **changes})
+
+
+def test_a_port_that_is_taken_is_named(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        values = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(InputError, match=f"port {port} of JAX_COORDINATOR_ADDRESS is in use"):
+            hosts.start()
 
 
 def host(process, address):

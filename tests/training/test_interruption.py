@@ -38,6 +38,15 @@ def test_what_takes_long_is_abandoned_when_a_stop_is_requested():
         assert time.monotonic() - began < 5
 
 
+def test_patience_is_counted_from_the_request_on():
+    with Interruption() as interruption, interruption.deferred():
+        Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        began = time.monotonic()
+        assert interruption.run(lambda: time.sleep(0.6), patience=30) == (True, None)
+        assert interruption.run(lambda: "short", patience=30) == (True, "short")
+        assert time.monotonic() - began < 5
+
+
 def test_a_second_ctrl_c_ends_a_deferred_block_and_a_second_sigterm_does_not():
     seen = []
     with pytest.raises(KeyboardInterrupt), Interruption() as interruption, interruption.deferred():

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from typing import Any
 
 import marble
@@ -113,7 +114,11 @@ class BarHandler(logging.Handler):
 
 def run() -> None:
     """The program: main, without waiting, after a fault, for other processes or threads of a failed save."""
-    status = main()
+    try:
+        status = main()
+    except Exception:  # a fault of marble's own: the other processes must not wait for this one
+        traceback.print_exc()
+        status = 1
     sys.stdout.flush()
     sys.stderr.flush()
     if status in (1, EXIT_RESTART) or (

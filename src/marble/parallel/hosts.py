@@ -7,6 +7,7 @@ at one step. With one process all of this is nothing.
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import logging
 import os
@@ -19,10 +20,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import marble
 from marble.errors import EXIT_RESTART, InputError, PeerLostError, RunError
 from marble.parallel.devices import accelerator_extra, log_devices
 
@@ -33,6 +36,8 @@ START_SECONDS = 300
 VOTES_IN_FLIGHT = 2
 """How many calls later a vote is counted, so that the host does not wait for it."""
 ROW_BYTES = 4096
+LONGEST = 64
+"""Words of the roll that are longer are compared by a digest."""
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 LOST = re.compile(
@@ -73,6 +78,8 @@ def start(*, heartbeat_timeout_seconds: int = 60) -> None:
     # The handler of jax's own service would take SIGTERM from ours.
     jax.config.update("jax_enable_preemption_service", False)
     where = arguments.get("coordinator_address") or "the first of them"
+    if arguments.get("process_id") == 0:
+        _check_free(int(where.rpartition(":")[2]))
     missing = (
         f"not all processes came within {START_SECONDS} s: see the log of each host, and that {where} can be reached "
         "from the others; then run the same command again, on all of them"
@@ -84,9 +91,12 @@ def start(*, heartbeat_timeout_seconds: int = 60) -> None:
             initialization_timeout=START_SECONDS,
             heartbeat_timeout_seconds=heartbeat_timeout_seconds,
         )
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ValueError) as error:
         raise PeerLostError(f"{missing} ({_first_line(error)})") from error
-    _exit_on_abort("another process is lost, see above: run the same command again, with all of them")
+    _exit_on_abort(
+        "aborted: another process is lost, unless the lines above say otherwise; run the same command again, with all "
+        "of them"
+    )
     if jax.process_count() > 1:
         _name_in_logs()
 
@@ -102,14 +112,15 @@ def joined(*, heartbeat_timeout_seconds: int = 60, **same: str) -> Iterator[None
 
 def cluster(environment: Any) -> dict[str, Any] | None:
     """What to tell jax of the other processes: None for none, {} where it finds them itself."""
-    if environment.get(COORDINATOR):
+    if any(name in environment for name in (COORDINATOR, COUNT, INDEX)):
+        given = ", ".join(f"{name}={environment.get(name)}" for name in (COORDINATOR, COUNT, INDEX))
+        host, _, port = environment.get(COORDINATOR, "").rpartition(":")
         try:
             count, index = int(environment[COUNT]), int(environment[INDEX])
         except (KeyError, ValueError) as error:
-            raise InputError(
-                f"{COORDINATOR}={environment[COORDINATOR]} is set, but {COUNT}={environment.get(COUNT)} and "
-                f"{INDEX}={environment.get(INDEX)} must be whole numbers too: the number of processes, and this one's"
-            ) from error
+            raise InputError(f"{given}: set all three, the last two to whole numbers, or none") from error
+        if not (host and port.isdecimal()):
+            raise InputError(f"{given}: the first must be HOST:PORT of the first process")
         if not 0 <= index < count:
             raise InputError(f"{INDEX}={index} must be between 0 and {count - 1}, for {COUNT}={count}")
         return {
@@ -148,8 +159,9 @@ def call_roll(**same: str) -> list[Host]:
         address=_own_address(),
         pid=os.getpid(),
         devices=f"{len(local)} x {local[0].device_kind}",
-        versions=f"jax {jax.__version__}",
+        versions=f"marble {marble.__version__}, jax {jax.__version__}, jaxlib {jaxlib.__version__}",
     )
+    same = {what: value if len(value) < LONGEST else _digest(value) for what, value in same.items()}
     if count == 1:
         return [mine]
     rows = [json.loads(text) for text in _gathered(json.dumps([*mine, same]))]
@@ -172,7 +184,7 @@ def call_roll(**same: str) -> list[Host]:
 def from_first(action: Callable[[], Any]) -> Any:
     """What action() gives in the first process, which alone calls it, in all: a value that JSON can hold.
 
-    An InputError or RunError of it is raised in all.
+    An InputError of it is raised in all, and any other as a RunError.
     """
     if jax.process_count() == 1:
         return action()
@@ -182,14 +194,28 @@ def from_first(action: Callable[[], Any]) -> Any:
             told = {"value": action()}
         except InputError as error:
             told = {"input_error": str(error)}
-        except RunError as error:
-            told = {"run_error": str(error)}
+        except Exception as error:  # of any kind, for the others wait
+            told = {"run_error": str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"}
+            if not isinstance(error, RunError | OSError):
+                logger.exception("a fault of the first process")
     told = json.loads(_broadcast(json.dumps(told)))
     if "input_error" in told:
         raise InputError(told["input_error"])
     if "run_error" in told:
         raise RunError(told["run_error"])
     return told["value"]
+
+
+def check_same(what: str, value: str) -> None:
+    """InputError, naming the process, unless this text is the same in all."""
+    if jax.process_count() == 1:
+        return
+    texts = [json.loads(text) for text in _gathered(json.dumps([socket.gethostname(), _digest(value)]))]
+    for process, (name, digest) in enumerate(texts):
+        if digest != texts[0][1]:
+            raise InputError(
+                f"process {process} on {name} has other {what} than process 0 on {texts[0][0]}: give all the same"
+            )
 
 
 def arrays_from_first(tree: Any, shapes: Any) -> Any:
@@ -268,6 +294,16 @@ _abort_handlers: list[Any] = []
 """C keeps no reference to them."""
 
 
+def _check_free(port: int) -> None:
+    """InputError where another program listens at this port: gRPC would share it, and mix the processes of two runs."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise InputError(f"port {port} of {COORDINATOR} is in use ({error.strerror}): choose another") from error
+
+
 def _name_in_logs() -> None:
     """Every line of the log says whose it is."""
     width = len(str(jax.process_count() - 1))
@@ -297,6 +333,10 @@ def _broadcast(text: str) -> str:
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
     padded = np.resize(data, size) if is_first() else np.zeros(size, np.uint8)
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _first_line(error: Exception) -> str:

@@ -29,6 +29,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.requested = False
+        self._requested_at = 0.0
         self._deferred = False
 
     def __enter__(self) -> "Interruption":
@@ -59,12 +60,9 @@ class Interruption:
         """
         future: Future = Future()
         Thread(target=_fulfil, args=(future, action), daemon=True).start()
-        asked_at = None
         while not future.done():
-            if self.requested:
-                asked_at = asked_at or time.monotonic()
-                if time.monotonic() - asked_at >= patience:
-                    break
+            if self.requested and time.monotonic() - self._requested_at >= patience:
+                break
             wait([future], timeout=0.1)
         if patience and not future.done():
             logger.warning("stopped within what other processes go on with; run the same command to go on")
@@ -82,7 +80,7 @@ class Interruption:
             return  # a host that shuts down may send it to a launcher, which hands it on, and to us
         if self.requested:
             raise KeyboardInterrupt
-        self.requested = True
+        self.requested, self._requested_at = True, time.monotonic()
         logger.warning("%s: saving, then stopping", name)
 
 

@@ -155,7 +155,7 @@ def train(
     ):
         logger.info("compiling the training step")
         compiled, first = compile_calls(run_steps, state, batches, key, lengths, mapping, interruption)
-        floor = step_floor(compiled, config.accumulate)
+        floor = step_floor(compiled)
         stopwatch, in_flight, to_stop = Stopwatch(), deque(), hosts.StopVote()
         with interruption.deferred(), Watchdog(hang_seconds, step) as watchdog, profile or contextlib.nullcontext():
             # Those that an interruption cut off.
@@ -177,6 +177,8 @@ def train(
                 with stopwatch.paused():
                     if step == config.num_steps or is_save_due(step, config):
                         checkpoints.save(step, checked(state))
+                    if jax.process_count() > 1 and is_hook_due(step, config):
+                        checkpoints.wait()  # a stop within a hook ends the process
                     run_hooks(step, state, config, hooks, writer, interruption, watchdog)
                 if to_stop(interruption.requested):
                     if checkpoints.latest != step:
@@ -190,8 +192,12 @@ def train(
 
 def is_save_due(step: int, config: TrainingConfig) -> bool:
     """Whether to save at step: with several processes also before a hook, which they can't cut off together."""
-    hooked = due(step, config.eval_every) or due(step, config.sample_every)
-    return due(step, config.checkpoint_every) or (hooked and jax.process_count() > 1)
+    return due(step, config.checkpoint_every) or (is_hook_due(step, config) and jax.process_count() > 1)
+
+
+def is_hook_due(step: int, config: TrainingConfig) -> bool:
+    """Whether to evaluate or to sample at step."""
+    return due(step, config.eval_every) or due(step, config.sample_every)
 
 
 def run_hooks(
@@ -204,7 +210,7 @@ def run_hooks(
     watchdog: Watchdog,
 ) -> None:
     """Evaluates and samples where they are due and not done; what a stop cuts off is done when the run goes on."""
-    if due(step, config.eval_every) or due(step, config.sample_every):
+    if is_hook_due(step, config):
         jax.block_until_ready(state)  # programs of two threads that wait for one another's devices could lock
     patience = HOOK_PATIENCE if jax.process_count() > 1 else 0.0
     with watchdog.paused():

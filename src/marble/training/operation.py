@@ -16,6 +16,7 @@ from etils import epath
 
 from marble.errors import InputError
 from marble.parallel.chips import peak_flops
+from marble.parallel.hlo import Module
 from marble.storage import copy_files
 
 logger = logging.getLogger(__name__)
@@ -41,24 +42,29 @@ class Stopwatch:
         self._start += time.perf_counter() - begin
 
 
-def step_floor(compiled: Mapping[int, Any], accumulate: int) -> float | None:
+def step_floor(compiled: Mapping[int, Any]) -> float | None:
     """The seconds that a step's arithmetic takes at the devices' peak; None where either is not known.
 
-    compiled has the programs of several steps by their number. XLA counts a loop's body once, so a program of many
-    steps tells of one; and of that one micro-batch, where there are several.
+    compiled has the programs of several steps by their number; pmap's don't tell.
     """
     peak = peak_flops(jax.local_devices()[0].device_kind)
-    costs = getattr(next(iter(compiled.values()), None), "cost_analysis", lambda: None)()
-    if peak is None or not costs or not costs.get("flops"):
+    num_steps, program = next(iter(compiled.items()), (1, None))
+    if peak is None or not hasattr(program, "cost_analysis"):
         return None
-    return costs["flops"] * accumulate / peak
+    flops = (program.cost_analysis() or {}).get("flops")
+    # XLA counts the body of a loop, over steps or micro-batches, once.
+    return flops and flops * Module(program.as_text()).network_repeats() / num_steps / peak
 
 
 class Profile:
-    """A profile of num_steps steps after step ``start``, for TensorBoard and Perfetto, in ``WORKDIR/profile``."""
+    """A profile of num_steps steps after step ``start``, for TensorBoard and Perfetto, in ``WORKDIR/profile``.
+
+    Each process has its own, in ``process-I`` where there are several.
+    """
 
     def __init__(self, workdir: str, start: int, num_steps: int):
         self._out, self._start, self._end = epath.Path(workdir) / "profile", start, start + num_steps
+        self._is_past: bool | None = None
         self._local: tempfile.TemporaryDirectory | None = None
 
     @classmethod
@@ -77,6 +83,10 @@ class Profile:
 
     def before(self, step: int, length: int) -> None:
         """Starts before the first call that makes a step of the profile."""
+        if self._is_past is None:
+            self._is_past = step >= self._end
+            if self._is_past:
+                logger.warning("nothing is profiled: --profile ends at step %d, and this run is at %d", self._end, step)
         if self._local is None and step < self._end and step + length > self._start:
             self._local = tempfile.TemporaryDirectory(prefix="marble-profile-")
             jax.profiler.start_trace(self._local.name)
@@ -92,8 +102,9 @@ class Profile:
         if self._local is None:
             return
         jax.profiler.stop_trace()
+        out = self._out / f"process-{jax.process_index()}" if jax.process_count() > 1 else self._out
         with self._local as folder:
-            copy_files(Path(folder), self._out)
+            copy_files(Path(folder), out)
         self._local, self._end = None, 0
         logger.info(
             "wrote the profile %s: look at it with tensorboard --logdir (with tensorboard-plugin-profile)", self._out
