@@ -56,8 +56,10 @@ def run(
     text = json.dumps(config.to_dict(), sort_keys=True)
     same = dict(config=hashlib.sha256(text.encode()).hexdigest()[:12], workdir=directory)
     timeout = parallel.heartbeat_timeout_seconds
-    with hosts.joined(heartbeat_timeout_seconds=timeout, **same), explained_memory_error():
-        return _run(config, directory, interruption or Interruption(), profile)
+    interruption = interruption or Interruption()
+    interruption.run(lambda: hosts.start(heartbeat_timeout_seconds=timeout))  # which waits for others, for minutes
+    with hosts.joined(**same), explained_memory_error():
+        return _run(config, directory, interruption, profile)
 
 
 def _run(

@@ -150,6 +150,18 @@ def test_an_abort_ends_with_the_status_to_restart():
     assert "another process is lost" in done.stderr and time.monotonic() - began < 25
 
 
+def test_a_tpu_that_nobody_tells_of_others_goes_on_alone(monkeypatch, caplog):
+    def initialize(**_):
+        raise ConnectionError("metadata.google.internal: no such host")
+
+    monkeypatch.setattr(hosts, "accelerator_extra", lambda: "tpu")
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    hosts.start()
+    assert "no such host): going on with this one" in caplog.text
+    assert signal.getsignal(signal.SIGABRT) is signal.SIG_DFL
+
+
 def test_processes_that_do_not_come_are_missed():
     """The first of two, which waits for the second."""
     program = (

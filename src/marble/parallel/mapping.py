@@ -231,9 +231,11 @@ class PmapMapping:
         return meaned
 
     def compile_step(self, step: Callable[..., Any], state: Any, batches: Batch, key: Array) -> Callable[..., Any]:
-        """step(state, batches [n b ...], key) -> (state, metrics), compiled when it is called; it donates its state."""
-        del state, batches, key  # pmap compiles where it converts between a process's arrays and those of all
-        return self._pmapped(step, in_axes=(None, 1, None), out_axes=None, donate_argnums=0)
+        """step(state, batches [n b ...], key) -> (state, metrics) compiled; it donates its state."""
+        mapped = self._pmapped(step, in_axes=(None, 1, None), out_axes=None, donate_argnums=0)
+        if self._num_processes > 1:
+            return mapped  # it compiles when called, for it converts between a process's arrays and those of all
+        return mapped.lower(state, batches, key).compile()
 
     def compile_rows(self, function: Callable[..., Any], *, out_axes: Any = 0, static: Sequence[str] = ()) -> Any:
         """function(params, batch, ...) as a function that gives NumPy arrays, whole, in every process.

@@ -45,7 +45,7 @@ class Stopwatch:
 def step_floor(compiled: Mapping[int, Any]) -> float | None:
     """The seconds that a step's arithmetic takes at the devices' peak; None where either is not known.
 
-    compiled has the programs of several steps by their number; pmap's don't tell.
+    compiled has the programs of several steps by their number; one that is compiled when it is called does not tell.
     """
     peak = peak_flops(jax.local_devices()[0].device_kind)
     num_steps, program = next(iter(compiled.items()), (1, None))
