@@ -4,7 +4,7 @@
 # Usage: bash launch/local.sh --processes N [options] -- marble train --config C --workdir W
 #   --processes N             how many
 #   --devices_per_process D   virtual CPU devices of each; without it, what jax finds
-#   --port P                  where they meet on this machine (9876)
+#   --port P                  where they meet on this machine (one by chance, another at each start)
 #   --max_restarts R          how often to start them again (100)
 #   --pause SECONDS           before each restart (5)
 #   --grace SECONDS           for the others to end by themselves when one has ended (90)
@@ -17,17 +17,18 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-processes='' devices_per_process='' port=9876 max_restarts=100 pause=5 grace=90 logs=''
+processes='' devices_per_process='' port='' max_restarts=100 pause=5 grace=90 logs=''
 parse_options "processes devices_per_process port max_restarts pause grace logs" "" "$@"
 require processes
-require_number processes port max_restarts grace
+require_number processes max_restarts pause grace
+[ -z "$port" ] || require_number port
 ((processes > 0)) || fail "--processes $processes: there has to be one"
 require_command
 [ -n "$logs" ] || logs=$(logs_folder)
 mkdir -p "$logs"
 keep_compiled_programs
 
-export JAX_COORDINATOR_ADDRESS=127.0.0.1:$port JAX_NUM_PROCESSES=$processes
+export JAX_NUM_PROCESSES=$processes
 if [ -n "$devices_per_process" ]; then
   require_number devices_per_process
   export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=$devices_per_process
@@ -38,6 +39,7 @@ trap 'signalled=yes stopping=yes' TERM INT HUP
 start_all() {
   local i
   pids=()
+  export JAX_COORDINATOR_ADDRESS=127.0.0.1:${port:-$((20000 + RANDOM % 10000))}
   set -m # each in a process group of its own, so that Ctrl-C reaches it through this script, once
   for ((i = 0; i < processes; i++)); do
     JAX_PROCESS_ID=$i "${words[@]}" </dev/null >>"$logs/process-$i.log" 2>&1 3>&- &
