@@ -100,7 +100,7 @@ def test_the_first_process_lists_all_and_goes_on_from_their_step(passed_on):
     _, said = passed_on
     for texts, count in ((said["stopped"], 2), (said["survived"], 4), (said["ended"], 2)):
         assert f"{count} processes, {count} devices:" in texts[0]
-        assert len(re.findall(r"pid \d+ +1 x cpu, jax", texts[0])) == count
+        assert len(re.findall(r"pid \d+ +1 x cpu, marble", texts[0])) == count
         for i, text in enumerate(texts):
             assert f"[{i}/{count}]" in text
     assert f"going on from the checkpoint of step {said['stopped at']}" in said["survived"][0]
