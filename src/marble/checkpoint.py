@@ -24,7 +24,7 @@ from etils import epath
 from marble.errors import InputError, RunError
 from marble.parallel import fetch
 from marble.parallel.hosts import is_first
-from marble.storage import is_of_store, is_remote, listed, move_folder
+from marble.storage import is_remote, listed, move_folder, store_errors
 
 logger = logging.getLogger(__name__)
 
@@ -94,10 +94,8 @@ class CheckpointWriter:
     def _guarded(self, action: Any) -> None:
         try:
             action()
-        except Exception as error:
-            # OSError, ValueError and RuntimeError are what orbax and tensorstore raise for a failing disk.
-            if not (isinstance(error, OSError | ValueError | RuntimeError) or is_of_store(error)):
-                raise
+        # The first three are what orbax and tensorstore raise for a failing disk.
+        except (OSError, ValueError, RuntimeError, *store_errors()) as error:
             raise RunError(
                 f"the checkpoint of step {self.latest} could not be saved ({_first_line(error)}); "
                 f"the ones before it are untouched. Make room or mend the disk, then run the same command again"

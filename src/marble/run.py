@@ -1,7 +1,6 @@
 """One training run, from a config to trained parameters in a workdir."""
 
 import contextlib
-import hashlib
 import itertools
 import json
 import logging
@@ -54,7 +53,7 @@ def run(
     """
     parallel = builders.parallel_config(config)
     text = json.dumps(config.to_dict(), sort_keys=True)
-    same = dict(config=hashlib.sha256(text.encode()).hexdigest()[:12], workdir=directory)
+    same = dict(config=text, workdir=directory)
     timeout = parallel.heartbeat_timeout_seconds
     interruption = interruption or Interruption()
     interruption.run(lambda: hosts.start(heartbeat_timeout_seconds=timeout))  # which waits for others, for minutes

@@ -44,18 +44,25 @@ def check_bucket(path: str) -> None:
 
     try:
         storage.Client().get_bucket(path.partition("://")[2].partition("/")[0])
-    except Exception as error:
-        if not (isinstance(error, OSError) or is_of_store(error)):
-            raise
+    except (OSError, *store_errors()) as error:
         raise InputError(
             f"the bucket of {path} can't be used: {error}; it has to be there, and this machine's account needs the "
             "roles storage.objectAdmin and storage.legacyBucketReader on it"
         ) from error
 
 
-def is_of_store(error: Exception) -> bool:
-    """Whether the error is of a kind that gcsfs or Google's libraries have made for themselves."""
-    return type(error).__module__.partition(".")[0] in ("gcsfs", "google", "aiohttp")
+def store_errors() -> tuple[type[Exception], ...]:
+    """The errors of gcsfs and of Google's libraries that are no OSErrors; () where gcsfs is not installed."""
+    try:
+        from aiohttp import ClientError
+        from gcsfs.retry import ChecksumError, HttpError, NonRetryableError
+        from google.api_core.exceptions import GoogleAPIError
+        from google.auth.exceptions import GoogleAuthError
+        from google.resumable_media import DataCorruption, InvalidResponse
+    except ImportError:
+        return ()
+    of_google = (GoogleAPIError, GoogleAuthError, DataCorruption, InvalidResponse)
+    return ClientError, ChecksumError, HttpError, NonRetryableError, *of_google
 
 
 def listed(folder: epath.Path) -> list[epath.Path]:

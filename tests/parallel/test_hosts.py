@@ -12,6 +12,7 @@ import pytest
 
 from marble.errors import EXIT_RESTART, InputError, PeerLostError
 from marble.parallel import hosts
+from marble.training.interruption import Interruption
 
 SLURM = {
     "SLURM_JOB_ID": "7",
@@ -103,18 +104,27 @@ TABLE = [host(0, "10.0.0.1"), host(1, "10.0.0.2"), host(2, "10.0.0.3"), host(3, 
         ("UNAVAILABLE: the coordination service", "another process"),
     ],
 )
-def test_the_lost_one_is_named_where_an_address_tells(message, name):
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
+def test_the_lost_one_is_named_where_an_address_tells(kind, message, name):
     with (
         pytest.raises(PeerLostError, match=f"^lost {name} \\(.*run the same command again"),
         hosts.explained_loss(TABLE),
     ):
-        raise jax.errors.JaxRuntimeError(message)
+        raise kind(message)
 
 
-def test_other_errors_stay_as_they_are():
-    for table, message in ((TABLE, "INTERNAL: something else"), (TABLE[:1], "Gloo: Connection closed by peer")):
-        with pytest.raises(jax.errors.JaxRuntimeError, match=message.split(":")[0]), hosts.explained_loss(table):
-            raise jax.errors.JaxRuntimeError(message)
+@pytest.mark.parametrize(
+    ("table", "error"),
+    [
+        (TABLE, jax.errors.JaxRuntimeError("INTERNAL: something else")),
+        (TABLE[:1], jax.errors.JaxRuntimeError("Gloo: Connection closed by peer")),
+        (TABLE, InputError("parallel.heartbeat_timeout_seconds=0 is not positive")),
+    ],
+)
+def test_other_errors_stay_as_they_are(table, error):
+    with pytest.raises(type(error)) as caught, hosts.explained_loss(table):
+        raise error
+    assert caught.value is error
 
 
 def test_one_process_decides_alone():
@@ -150,16 +160,29 @@ def test_an_abort_ends_with_the_status_to_restart():
     assert "another process is lost" in done.stderr and time.monotonic() - began < 25
 
 
-def test_a_tpu_that_nobody_tells_of_others_goes_on_alone(monkeypatch, caplog):
-    def initialize(**_):
-        raise ConnectionError("metadata.google.internal: no such host")
+def failing(**_):
+    raise ConnectionError("metadata.google.internal: no such host")
 
+
+def test_a_tpu_that_nobody_tells_of_others_goes_on_alone(monkeypatch, caplog):
     monkeypatch.setattr(hosts, "accelerator_extra", lambda: "tpu")
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
-    monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    hosts.start()
+    monkeypatch.setattr(jax.distributed, "initialize", failing)
+    Interruption().run(hosts.start)  # in a thread, as when training
     assert "no such host): going on with this one" in caplog.text
     assert signal.getsignal(signal.SIGABRT) is signal.SIG_DFL
+    aborted = "import ctypes; from marble.parallel import hosts; hosts._exit_on_abort('lost')\n"
+    aborted += "ctypes.CDLL(None).signal(6, None); ctypes.CDLL(None).abort()"
+    assert subprocess.run([sys.executable, "-c", aborted], timeout=60).returncode == -signal.SIGABRT
+
+
+def test_a_task_of_slurm_does_not_go_on_alone(monkeypatch):
+    """The others would do the same, and all of them write one workdir."""
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax.distributed, "initialize", failing)
+    with pytest.raises(PeerLostError, match="not all processes came"):
+        hosts.start()
 
 
 def test_processes_that_do_not_come_are_missed():

@@ -62,12 +62,15 @@ def main(argv: list[str] | None = None) -> int:
         return fail(error, EXIT_RESTART)
     except (RunError, OSError) as error:
         return fail(error, 1)
-    except Exception as error:
-        from marble.storage import is_of_store
-
-        if not is_of_store(error):
-            raise
+    except _store_errors() as error:
         return fail(f"the bucket, or the way to it, fails: {error}", 1)
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    """Asked for when something was raised, and imported then."""
+    from marble.storage import store_errors
+
+    return store_errors()
 
 
 def usage() -> str:
@@ -116,7 +119,7 @@ def run() -> None:
     """The program: main, without waiting, after a fault, for other processes or threads of a failed save."""
     try:
         status = main()
-    except Exception:  # a fault of marble's own: the other processes must not wait for this one
+    except Exception:  # any at all: at its exit Python would wait for processes that wait for this one
         traceback.print_exc()
         status = 1
     sys.stdout.flush()

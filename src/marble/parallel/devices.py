@@ -5,11 +5,11 @@ import functools
 import glob
 import logging
 import os
-import platform
 import re
 import subprocess
 import zlib
 from collections.abc import Iterator
+from platform import machine
 
 import jax
 
@@ -94,7 +94,7 @@ def _machine() -> str:
     flags = ""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
         flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
-    return f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}"
+    return f"{machine()}-{zlib.crc32(flags.encode()):08x}"
 
 
 @contextlib.contextmanager

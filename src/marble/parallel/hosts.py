@@ -37,7 +37,7 @@ VOTES_IN_FLIGHT = 2
 """How many calls later a vote is counted, so that the host does not wait for it."""
 ROW_BYTES = 4096
 LONGEST = 64
-"""Words of the roll that are longer are compared by a digest."""
+"""Texts that are longer are compared, and named, by a digest."""
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 LOST = re.compile(
@@ -92,11 +92,11 @@ def start(*, heartbeat_timeout_seconds: int = 60) -> None:
             heartbeat_timeout_seconds=heartbeat_timeout_seconds,
         )
     except (RuntimeError, OSError, ValueError) as error:
-        if arguments or isinstance(error, RuntimeError):
+        if arguments or isinstance(error, RuntimeError) or not _is_unnamed_tpu(os.environ):
             raise PeerLostError(f"{missing} ({_first_line(error)})") from error
         # A TPU with nobody to ask, as in a notebook; call_roll finds out if there are other hosts.
         logger.warning("nothing tells of other hosts (%s): going on with this one", _first_line(error))
-        signal.signal(signal.SIGABRT, signal.SIG_DFL)
+        ctypes.CDLL(None).signal(int(signal.SIGABRT), None)  # as it was; Python's own does it in its main thread alone
         return
     _exit_on_abort(
         "aborted: another process is lost, unless the lines above say otherwise; run the same command again, with all "
@@ -136,19 +136,30 @@ def cluster(environment: Any) -> dict[str, Any] | None:
         }
     if all(name in environment for name in SLURM):
         return {} if int(environment["SLURM_NTASKS"]) > 1 else None
-    workers = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
-    if workers is not None:  # GKE
+    workers = _gke_workers(environment)
+    if workers is not None:
         slices = int(environment.get("MEGASCALE_NUM_SLICES") or 1)
         return {} if len(workers.split(",")) * slices > 1 else None
+    return {} if _is_unnamed_tpu(environment) else None
+
+
+def _gke_workers(environment: Any) -> str | None:
+    return environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
+
+
+def _is_unnamed_tpu(environment: Any) -> bool:
+    """Whether this is a TPU VM, where a metadata server and not the environment tells of others."""
+    if all(name in environment for name in SLURM) or _gke_workers(environment) is not None:
+        return False
     on_vm = environment.get("JAX_FORCE_TPU_INIT") or accelerator_extra() == "tpu"
-    return {} if on_vm and "TPU_SKIP_MDS_QUERY" not in environment else None
+    return bool(on_vm) and "TPU_SKIP_MDS_QUERY" not in environment
 
 
 def call_roll(**same: str) -> list[Host]:
     """A row for each process, of which the first logs the table; with one process there is nothing to log.
 
-    ``same`` are words that have to be equal in all, such as a digest of the config. InputError, naming the process,
-    where one or a version differs, or where devices of processes are seen that never joined.
+    ``same`` are texts that have to be equal in all, such as the config: see ``check_same``. InputError, naming the
+    process, where one or a version differs, or where devices of processes are seen that never joined.
     """
     count = jax.process_count()
     seen = {device.process_index for device in jax.devices()}
@@ -166,44 +177,36 @@ def call_roll(**same: str) -> list[Host]:
         devices=f"{len(local)} x {local[0].device_kind}",
         versions=f"marble {marble.__version__}, jax {jax.__version__}, jaxlib {jaxlib.__version__}",
     )
-    same = {what: value if len(value) < LONGEST else _digest(value) for what, value in same.items()}
     if count == 1:
         return [mine]
-    rows = [json.loads(text) for text in _gathered(json.dumps([*mine, same]))]
-    table = [Host(*row[:-1]) for row in rows]
-    for host, row in zip(table, rows, strict=True):
-        for what, value in {"versions": host.versions, **row[-1]}.items():
-            expected = {"versions": table[0].versions, **rows[0][-1]}[what]
-            if value != expected:
-                raise InputError(
-                    f"process {host.process} on {host.name} has {what} {value}, but process 0 on {table[0].name} "
-                    f"{expected}: start all of them with the same command and installation"
-                )
+    table = [Host(*json.loads(text)) for text in _gathered(json.dumps(mine))]
     if is_first():
         logger.info("%d processes, %d devices:", count, jax.device_count())
         for host in table:
             logger.info("  %3d  %-24s %-16s pid %-8d %s, %s", *host)
+    for what, value in {"versions": mine.versions, **same}.items():
+        check_same(what, value)
     return table
 
 
 def from_first(action: Callable[[], Any]) -> Any:
     """What action() gives in the first process, which alone calls it, in all: a value that JSON can hold.
 
-    An InputError of it is raised in all, and any other as a RunError.
+    What it raises is raised here too; the others get an InputError for an InputError, and a RunError for any other.
     """
     if jax.process_count() == 1:
         return action()
     told: dict[str, Any] = {}
+    fault = None
     if is_first():
         try:
             told = {"value": action()}
-        except InputError as error:
-            told = {"input_error": str(error)}
-        except Exception as error:  # of any kind, for the others wait
-            told = {"run_error": str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"}
-            if not isinstance(error, RunError | OSError):
-                logger.exception("a fault of the first process")
+        except Exception as error:  # of any kind, and raised below: the others wait to be told
+            fault = error
+            told = {"input_error" if isinstance(error, InputError) else "run_error": str(error) or repr(error)}
     told = json.loads(_broadcast(json.dumps(told)))
+    if fault is not None:
+        raise fault
     if "input_error" in told:
         raise InputError(told["input_error"])
     if "run_error" in told:
@@ -215,11 +218,14 @@ def check_same(what: str, value: str) -> None:
     """InputError, naming the process, unless this text is the same in all."""
     if jax.process_count() == 1:
         return
-    texts = [json.loads(text) for text in _gathered(json.dumps([socket.gethostname(), _digest(value)]))]
-    for process, (name, digest) in enumerate(texts):
-        if digest != texts[0][1]:
+    shown = value if len(value) < LONGEST else hashlib.sha256(value.encode()).hexdigest()[:12]
+    texts = [json.loads(text) for text in _gathered(json.dumps([socket.gethostname(), shown]))]
+    first_name, expected = texts[0]
+    for process, (name, found) in enumerate(texts):
+        if found != expected:
             raise InputError(
-                f"process {process} on {name} has other {what} than process 0 on {texts[0][0]}: give all the same"
+                f"process {process} on {name} has {what} {found}, but process 0 on {first_name} {expected}: start all "
+                "of them with the same command, installation and data"
             )
 
 
@@ -261,8 +267,8 @@ def explained_loss(table: Sequence[Host]) -> Iterator[None]:
     """Turns what a runtime raises when a process is gone into a PeerLostError that names it where it can."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if len(table) == 1 or not LOST.search(str(error)):
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # the second where a program could not be started
+        if len(table) == 1 or isinstance(error, InputError) or not LOST.search(str(error)):
             raise
         raise PeerLostError(
             f"lost {lost_host(str(error), table)} ({_first_line(error)}): run the same command again, with all of them"
@@ -338,10 +344,6 @@ def _broadcast(text: str) -> str:
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
     padded = np.resize(data, size) if is_first() else np.zeros(size, np.uint8)
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _first_line(error: Exception) -> str:

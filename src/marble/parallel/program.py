@@ -11,6 +11,7 @@ from etils import epath
 
 from marble.parallel.chips import chip
 from marble.parallel.hlo import Module
+from marble.storage import replace_text
 
 READ = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 """Variables that change what is compiled."""
@@ -51,9 +52,7 @@ def figures_of(lowered: jax.stages.Lowered, devices: Sequence[jax.Device], cache
     figures = _compiled(lowered)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(figures._asdict()))
-        temporary.replace(path)
+        replace_text(path, json.dumps(figures._asdict()))
     return figures
 
 
