@@ -80,9 +80,16 @@ require_number() {
   done
 }
 
-# The words as one line that a shell, here or on another machine, reads back as the same words.
+# The words as one line that a shell, here or on another machine, reads back as the same words: also a plain sh, which
+# does not know what bash's own %q writes.
 quoted() {
-  printf '%q ' "$@"
+  local word quote="'" escaped="'\\''"
+  for word; do printf "'%s' " "${word//$quote/$escaped}"; done
+}
+
+# on_machine FOLDER "status": the line that runs launch/worker.sh of the checkout there with these words.
+on_machine() {
+  echo "if [ -f $1/launch/worker.sh ]; then bash $1/launch/worker.sh $2; else echo \"\$HOSTNAME: not set up\"; exit 1; fi"
 }
 
 # The value of --workdir among the words, or nothing.
@@ -98,11 +105,16 @@ workdir_of() {
   done
 }
 
-# A folder for log files, on this file system: --logs, else beside the run, else here.
+# A folder for log files, on this file system: beside the run, or here, named as the run in its bucket.
 logs_folder() {
   local workdir
   workdir=$(workdir_of "${words[@]}")
-  if [[ -z $workdir || $workdir == *://* ]]; then echo logs; else echo "$workdir/logs"; fi
+  workdir=${workdir%/}
+  case $workdir in
+    '') echo logs ;;
+    *://*) echo "logs/${workdir##*/}" ;;
+    *) echo "$workdir/logs" ;;
+  esac
 }
 
 # The run's machines go and come: what one has compiled, the next finds in the bucket.
@@ -182,7 +194,8 @@ watch_over() {
           *": interrupted"* | *": not started"*) bash "$itself" run "$@" || true ;;
           *": running"*) ;;
           *": done"*) echo "$said" && exit ;;
-          *) bash "$itself" setup "$@" && bash "$itself" run "$@" || true ;; # no worker.sh there yet
+          *": not set up"*) bash "$itself" setup "$@" && bash "$itself" run "$@" || true ;;
+          *) say "the machines do not say what they do; asking again in $poll s" ;;
         esac
         ;;
     esac

@@ -4,11 +4,12 @@
 # Usage: bash launch/local.sh --processes N [options] -- marble train --config C --workdir W
 #   --processes N             how many
 #   --devices_per_process D   virtual CPU devices of each; without it, what jax finds
+#   --gpus_per_process G      instead: the first process has this machine's first G GPUs, the second the next, ...
 #   --port P                  where they meet on this machine (one by chance, another at each start)
 #   --max_restarts R          how often to start them again (100)
 #   --pause SECONDS           before each restart (5)
 #   --grace SECONDS           for the others to end by themselves when one has ended (90)
-#   --logs FOLDER             a file process-I.log for each (WORKDIR/logs, else ./logs)
+#   --logs FOLDER             a file process-I.log for each (WORKDIR/logs; ./logs/NAME for gs://BUCKET/NAME)
 #
 # When one ends with 75 or by a signal, all are started again. When one ends with 1 or 2, all are stopped, and that is
 # the exit status. SIGTERM and Ctrl-C go to all; they save, nothing is started again, and the exit status is 75.
@@ -17,8 +18,8 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-processes='' devices_per_process='' port='' max_restarts=100 pause=5 grace=90 logs=''
-parse_options "processes devices_per_process port max_restarts pause grace logs" "" "$@"
+processes='' devices_per_process='' gpus_per_process='' port='' max_restarts=100 pause=5 grace=90 logs=''
+parse_options "processes devices_per_process gpus_per_process port max_restarts pause grace logs" "" "$@"
 require processes
 require_number processes max_restarts pause grace
 [ -z "$port" ] || require_number port
@@ -31,7 +32,12 @@ keep_compiled_programs
 export JAX_NUM_PROCESSES=$processes
 if [ -n "$devices_per_process" ]; then
   require_number devices_per_process
+  [ -z "$gpus_per_process" ] || fail "--devices_per_process is for CPUs and --gpus_per_process for GPUs: give one"
   export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=$devices_per_process
+fi
+if [ -n "$gpus_per_process" ]; then
+  require_number gpus_per_process
+  ((gpus_per_process > 0)) || fail "--gpus_per_process $gpus_per_process: there has to be one"
 fi
 
 pids=() stopping='' signalled=''
@@ -42,6 +48,10 @@ start_all() {
   export JAX_COORDINATOR_ADDRESS=127.0.0.1:${port:-$((20000 + RANDOM % 10000))}
   set -m # each in a process group of its own, so that Ctrl-C reaches it through this script, once
   for ((i = 0; i < processes; i++)); do
+    if [ -n "$gpus_per_process" ]; then
+      CUDA_VISIBLE_DEVICES=$(seq -s , $((i * gpus_per_process)) $(((i + 1) * gpus_per_process - 1)))
+      export CUDA_VISIBLE_DEVICES
+    fi
     JAX_PROCESS_ID=$i "${words[@]}" </dev/null >>"$logs/process-$i.log" 2>&1 3>&- &
     pids[i]=$!
   done

@@ -6,7 +6,7 @@
 #   --gpus_per_node G    GPUs of each that are used
 #   --name NAME          of the job (marble)
 #   --max_restarts R     how often the job is queued again (100)
-#   --logs FOLDER        slurm.log, and task-I.log for each task, on a shared file system (WORKDIR/logs, else ./logs)
+#   --logs FOLDER        slurm.log, and task-I.log for each task, on a shared file system (WORKDIR/logs, else in ./logs)
 #   --pass=OPTION        of sbatch, such as --pass=--partition=gpu --pass=--time=24:00:00
 #
 # SIGTERM reaches the tasks a minute before the time limit, or when SLURM pre-empts the job; they save and end with 75.

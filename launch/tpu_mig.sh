@@ -109,7 +109,7 @@ on_workers() {
   for instance in $(instances | cut -f1 | sort); do
     if [ -z "$worker" ] || ((index == worker)); then
       # All at once: one host that is stopped alone is a lost peer to the others.
-      compute ssh "$instance" --zone="$zone" --command="sudo -H bash /opt/marble/launch/worker.sh $1" </dev/null &
+      compute ssh "$instance" --zone="$zone" --command="sudo -H bash -c $(quoted "$(on_machine /opt/marble "$1")")" </dev/null &
       started+=($!)
     fi
     index=$((index + 1))
@@ -124,7 +124,7 @@ up() {
 }
 
 setup() {
-  say "a VM does not answer; it may still be installing"
+  say "a VM has no marble yet: it installs it when it boots"
 }
 
 run() {

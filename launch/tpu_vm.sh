@@ -70,7 +70,7 @@ machines() {
 
 # on_workers "run -- words": launch/worker.sh with these words on the chosen hosts, all unless --worker says which.
 on_workers() {
-  tpus tpu-vm ssh "$name" --worker="${worker:-all}" --command="bash marble/launch/worker.sh $1"
+  tpus tpu-vm ssh "$name" --worker="${worker:-all}" --command="$(on_machine marble "$1")"
 }
 
 setup() {

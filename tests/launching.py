@@ -16,7 +16,7 @@ TRAIN = ["marble", "train", "--config", "configs/digits.py:smoke", "--workdir", 
 RECORD = """
 import json, os, sys
 with open(os.environ["CALLS"], "a") as file:
-    kept = {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "SLURM_"))}
+    kept = {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "SLURM_", "CUDA_"))}
     file.write(json.dumps({"name": sys.argv[1], "words": sys.argv[2:], "env": kept}) + "\\n")
 """
 
@@ -63,7 +63,9 @@ def words(folder: Path, name: str) -> list[list[str]]:
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """The environment of a script under test: nothing of what jax has left in ours."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "SLURM_", "TPU_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "SLURM_", "TPU_", "CUDA_"))
+    }
     path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     return {**kept, "PATH": path, "CALLS": str(folder / "calls"), **more}
 

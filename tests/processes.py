@@ -18,7 +18,7 @@ from marble.experiments import init_state
 from marble.training.logging import TIMING_FIELDS
 from marble.training.state import TrainState
 
-TINY = ["--config", "configs/digits.py:smoke"]
+TINY = ["--config", "configs/digits.py:smoke", "--config.model.channel_mult=(1,)"]
 ROOT = Path(__file__).parent.parent
 
 

@@ -5,10 +5,15 @@ import signal
 import sys
 import time
 
+import aiohttp
+import google.api_core.exceptions as google
 import numpy as np
 import pytest
+import requests
 from etils import epath
 from fake_gcs import FakeGCS, Refusal
+from gcsfs.retry import HttpError
+from google.auth.exceptions import DefaultCredentialsError, TransportError
 from launching import HARD
 from processes import TINY, assert_same_run, final_state, finished, marble, metrics
 
@@ -16,7 +21,7 @@ from marble import checkpoint
 from marble.cli.main import main
 from marble.errors import EXIT_RESTART, InputError, RunError
 from marble.pipelines.pictures import replacing
-from marble.storage import check_bucket
+from marble.storage import check_bucket, may_pass
 
 NUM_STEPS, KEPT = 60, 2
 OPTIONS = [
@@ -186,6 +191,47 @@ def test_a_bucket_that_refuses_is_told_in_one_line(workdir, refuse, capsys, stat
     refuse(status, lambda method, path: True)
     assert main(["sample", "--workdir", workdir]) == 1
     assert "not for you" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [(401, 1), (403, 1), (404, 1), (408, EXIT_RESTART), (429, EXIT_RESTART), (503, EXIT_RESTART)]
+)
+def test_a_run_whose_bucket_does_not_answer_is_to_be_started_again(monkeypatch, capsys, code, status):
+    def fails(argv):
+        raise HttpError({"code": code, "message": "not now"})
+
+    monkeypatch.setattr("marble.cli.train.main", fails)
+    assert main(["train"]) == status
+    assert "not now" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (google.ServiceUnavailable("not now"), True),
+        (google.TooManyRequests("not now"), True),
+        (google.Forbidden("never"), False),
+        (google.NotFound("never"), False),
+        (DefaultCredentialsError("never"), False),
+        (TransportError("not now"), True),
+        (requests.ConnectionError("not now"), True),
+        (aiohttp.ServerDisconnectedError("not now"), True),
+        (ValueError("UNAVAILABLE: tensorstore"), True),
+        (ValueError("PERMISSION_DENIED: tensorstore"), False),
+        (OSError("a full disk"), False),
+    ],
+)
+def test_which_errors_of_a_bucket_may_pass(error, passes):
+    assert may_pass(error) == passes
+
+
+def test_a_bucket_that_does_not_answer_is_not_taken_for_a_wrong_name(monkeypatch):
+    def fails(*_, **__):
+        raise google.ServiceUnavailable("not now")
+
+    monkeypatch.setattr("google.cloud.storage.Client.get_bucket", fails)
+    with pytest.raises(google.ServiceUnavailable):
+        check_bucket("gs://bucket/run")
 
 
 def test_a_bucket_must_be_there_and_tell_what_it_is(cloud, refuse):

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from marble import checkpoint
-from marble.errors import InputError, RunError
+from marble.errors import InputError, RestartError, RunError
 from marble.training.state import TrainState
 
 
@@ -54,6 +54,25 @@ def test_a_part_comes_back_alone(workdir):
     _, state, _ = checkpoint.restore_newest(str(workdir), {"ema_params": TARGET.ema_params})
     assert set(state) == {"ema_params"}
     assert_equal(state["ema_params"], jax.device_get(state_at(4).ema_params))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(28, "No space left on device"), RunError),
+        (ValueError("RESOURCE_EXHAUSTED: a full disk"), RunError),
+        (ValueError("UNAVAILABLE: a bucket that does not answer"), RestartError),
+    ],
+)
+def test_a_save_that_fails_says_whether_to_start_again(tmp_path, monkeypatch, error, kind):
+    def fails(*_, **__):
+        raise error
+
+    with checkpoint.CheckpointWriter(str(tmp_path)) as writer:
+        monkeypatch.setattr(writer._manager, "save", fails)
+        with pytest.raises(RunError, match="checkpoint of step 1 could not be saved.*run the same command") as caught:
+            writer.save(1, state_at(1))
+    assert caught.type is kind
 
 
 def flipped(content):

@@ -83,10 +83,14 @@ def random_images(shape, *, train=50, test=10):
     }
 
 
-OTHERS = ("digits:conditional", "digits_vae", "digits_vae:gaussian", *WRITERS)
+MARKS = {
+    **dict.fromkeys(("digits_vae", "fashion_mnist", "cifar10", "celebahq256"), pytest.mark.heavy),
+    # What they add is in other tests: a model of another config, labels, and the other likelihood.
+    **dict.fromkeys(("mnist", "digits:conditional", "digits_vae:gaussian"), pytest.mark.slow),
+}
 
 
-@pytest.mark.parametrize("name", ["digits", *(pytest.param(name, marks=pytest.mark.heavy) for name in OTHERS)])
+@pytest.mark.parametrize("name", ["digits", *(pytest.param(name, marks=mark) for name, mark in MARKS.items())])
 def test_smoke_trains_and_samples(name, tmp_path):
     base, _, variant = name.partition(":")
     config = builders.complete(load_config(f"{base}:smoke"))

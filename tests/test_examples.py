@@ -12,7 +12,7 @@ from marble.metrics import nearest_neighbour_accuracy
 TOY = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "toy_2d.py"))
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_the_toy_program_learns_its_spiral():
     points, _ = TOY["main"]()
     fresh = TOY["spiral"](jax.random.key(123), 1000)

@@ -101,9 +101,8 @@ def test_a_run_that_is_asked_to_stop_saves_and_loses_nothing(uninterrupted, tmp_
     assert_same_run(workdir, uninterrupted)
 
 
-@pytest.mark.parametrize(
-    "damage", ["flipped", *(pytest.param(name, marks=pytest.mark.slow) for name in ("truncated", "emptied"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "emptied"])
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(uninterrupted, tmp_path, damage):
     workdir = tmp_path / "run"
     process = start(workdir)

@@ -21,10 +21,10 @@ import orbax.checkpoint as ocp
 import orbax.checkpoint.checkpoint_managers as preservation
 from etils import epath
 
-from marble.errors import InputError, RunError
+from marble.errors import InputError, RestartError, RunError
 from marble.parallel import fetch
 from marble.parallel.hosts import is_first
-from marble.storage import is_remote, listed, move_folder, store_errors
+from marble.storage import is_remote, listed, may_pass, move_folder, store_errors
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +96,12 @@ class CheckpointWriter:
             action()
         # The first three are what orbax and tensorstore raise for a failing disk.
         except (OSError, ValueError, RuntimeError, *store_errors()) as error:
-            raise RunError(
+            kind, remedy = RunError, "make room or mend the disk, then run the same command again"
+            if may_pass(error):
+                kind, remedy = RestartError, "run the same command again"
+            raise kind(
                 f"the checkpoint of step {self.latest} could not be saved ({_first_line(error)}); "
-                f"the ones before it are untouched. Make room or mend the disk, then run the same command again"
+                f"the ones before it are untouched: {remedy}"
             ) from error
 
 
@@ -204,7 +207,8 @@ def _fault(path: epath.Path, error: Exception) -> RunError:
     """What to raise: the checkpoint is damaged, or it can't be read for a reason that is not its own."""
     is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
     if str(error).startswith(NOT_ITS_FAULT) or (isinstance(error, OSError) and not is_gone):
-        return RunError(f"the checkpoint {path} can't be read now ({_first_line(error)}): mend that, and run it again")
+        kind = RestartError if may_pass(error) else RunError
+        return kind(f"the checkpoint {path} can't be read now ({_first_line(error)}): mend that, and run it again")
     return DamagedCheckpointError(f"the checkpoint {path} is damaged: {_first_line(error)}")
 
 

@@ -13,5 +13,9 @@ class RunError(RuntimeError):
     """A run failed although its input was good: the message names the step or the file. Exit status 1."""
 
 
-class PeerLostError(RunError):
-    """Another process of the run is gone, and the run has to be started again. Exit status EXIT_RESTART."""
+class RestartError(RunError):
+    """What failed is not the run but what it needs: the same command goes on later. Exit status EXIT_RESTART."""
+
+
+class PeerLostError(RestartError):
+    """Another process of the run is gone."""

@@ -45,6 +45,8 @@ def check_bucket(path: str) -> None:
     try:
         storage.Client().get_bucket(path.partition("://")[2].partition("/")[0])
     except (OSError, *store_errors()) as error:
+        if may_pass(error):
+            raise
         raise InputError(
             f"the bucket of {path} can't be used: {error}; it has to be there, and this machine's account needs the "
             "roles storage.objectAdmin and storage.legacyBucketReader on it"
@@ -59,10 +61,24 @@ def store_errors() -> tuple[type[Exception], ...]:
         from google.api_core.exceptions import GoogleAPIError
         from google.auth.exceptions import GoogleAuthError
         from google.resumable_media import DataCorruption, InvalidResponse
+        from requests import RequestException
     except ImportError:
         return ()
     of_google = (GoogleAPIError, GoogleAuthError, DataCorruption, InvalidResponse)
-    return ClientError, ChecksumError, HttpError, NonRetryableError, *of_google
+    return ClientError, RequestException, ChecksumError, HttpError, NonRetryableError, *of_google
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether an error is a store's that does not answer or is too busy, and not one of what it refuses."""
+    if str(error).startswith(("UNAVAILABLE", "DEADLINE_EXCEEDED")):  # as tensorstore says it
+        return True
+    if not isinstance(error, store_errors()):
+        return False
+    from google.auth.exceptions import DefaultCredentialsError
+
+    code = getattr(error, "code", None)  # the status of HTTP, in gcsfs's and Google's
+    refused = isinstance(code, int) and 400 <= code < 500 and code not in (408, 429)
+    return not refused and not isinstance(error, DefaultCredentialsError)
 
 
 def listed(folder: epath.Path) -> list[epath.Path]:

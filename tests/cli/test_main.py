@@ -12,7 +12,7 @@ import numpy as np
 import originals
 import pytest
 from PIL import Image
-from processes import ROOT, final_state, finished, marble
+from processes import ROOT, TINY, final_state, finished, marble
 
 from marble import builders, run
 from marble.cli.main import main
@@ -277,7 +277,7 @@ def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path, capsys):
 @pytest.mark.end_to_end
 def test_a_full_disk_ends_with_status_1_and_keeps_the_last_checkpoint(tmp_path):
     workdir = tmp_path / "run"
-    words = ["train", "--config", "configs/digits.py:smoke", "--workdir", workdir]
+    words = ["train", *TINY, "--workdir", workdir]
     finished(marble(*words))
 
     small_files = ["bash", "-c", 'ulimit -f 20; exec "$@"', "bash"]  # of at most 20 KiB

@@ -43,7 +43,16 @@ def test_each_process_is_told_of_the_others_and_has_a_log(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("option", "folder"), [([], "logs"), (["--logs", "my logs"], "my logs")])
+def test_each_process_has_its_share_of_the_gpus(tmp_path):
+    recorder(tmp_path, "marble")
+    assert local(tmp_path, "--gpus_per_process", 2).returncode == 0
+    seen = {call["env"]["JAX_PROCESS_ID"]: call["env"]["CUDA_VISIBLE_DEVICES"] for call in calls(tmp_path, "marble")}
+    assert seen == {"0": "0,1", "1": "2,3"}
+    both = local(tmp_path, "--gpus_per_process", 2, "--devices_per_process", 1)
+    assert both.returncode == 2 and "--gpus_per_process for GPUs: give one" in both.stderr
+
+
+@pytest.mark.parametrize(("option", "folder"), [([], "logs/run"), (["--logs", "my logs"], "my logs")])
 def test_logs_of_a_run_in_a_bucket_are_here(tmp_path, option, folder):
     recorder(tmp_path, "marble")
     assert local(tmp_path, *option, workdir="gs://bucket/run").returncode == 0

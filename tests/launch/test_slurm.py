@@ -24,9 +24,9 @@ def submit(folder, *options, command_line=TRAIN):
     return given
 
 
-def job(folder, *options, tasks=2, **more):
+def job(folder, *options, tasks=2, command_line=TRAIN, **more):
     """Runs what was submitted as SLURM would: by sh, with its variables."""
-    *_, wrapped = submit(folder, *options)
+    *_, wrapped = submit(folder, *options, command_line=command_line)
     script = "#!/bin/sh\n" + wrapped.removeprefix("--wrap=")
     env = environment(folder, SLURM_JOB_ID="77", SLURM_NTASKS=str(tasks), **more)
     return subprocess.run(["sh", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=60)
@@ -46,6 +46,13 @@ def test_a_task_a_gpu_and_time_to_save(cluster):
     for option in ("--signal=TERM@60", "--open-mode=append", "--partition=gpu", "--comment=a b"):
         assert option in given
     assert given[-1].startswith("--wrap=")
+
+
+def test_names_that_are_not_ascii_come_through_the_sh_of_any_locale(cluster, monkeypatch):
+    monkeypatch.setenv("LC_ALL", "C")
+    done = job(cluster, "--logs", "logs", tasks=1, command_line=["marble", "train", "--workdir", "läufe/日本\n2"])
+    assert done.returncode == 0, done.stderr
+    assert words(cluster, "marble") == [["train", "--workdir", "läufe/日本\n2"]]
 
 
 def test_every_task_gets_the_words_as_they_are(cluster):

@@ -16,7 +16,7 @@ TYPE = ["--machine_type", "ct6e-standard-4t", "--topology", "4x4"]
 def cloud(tmp_path):
     """A folder with a gcloud, a sudo, and a Python that installs nothing."""
     command(tmp_path, "gcloud", f"exec '{sys.executable}' -S -E '{ROOT}/tests/fake_gcloud.py' \"$@\"")
-    command(tmp_path, "sudo", 'shift; script=$2; shift 2; exec bash "$HOME${script}" "$@"')
+    command(tmp_path, "sudo", 'exec bash -c "${4//\\/opt\\/marble/$HOME/opt/marble}"')
     (tmp_path / "workers").write_text("4")
     recorder(tmp_path, "python", f'[[ "$*" == "-m pip"* ]] || exec "{sys.executable}" "$@"')
     recorder(tmp_path, "marble")

@@ -138,7 +138,8 @@ def test_a_worker_that_was_reset_is_interrupted_and_run_goes_on(cloud):
 
 def test_run_before_setup_is_refused(cloud):
     tpu_vm(cloud, "create", *TYPE)
-    assert tpu_vm(cloud, "run", command_line=TRAIN).returncode != 0
+    done = tpu_vm(cloud, "run", command_line=TRAIN)
+    assert done.returncode != 0 and done.stdout.count(": not set up\n") == 2
 
 
 @pytest.mark.parametrize(("option", "kind"), [([], "tpu-vm"), (["--queued"], "queued-resources")])
@@ -182,6 +183,23 @@ def test_watch_leaves_a_failed_run_alone(cloud):
     assert done.returncode == 1 and ": failed (1)" in done.stdout and "stopping the others" in done.stderr
     assert sum("create" in call for call in asked(cloud)) == 1
     assert sorted(tpu_vm(cloud, "status").stdout.split(": ")[1:])[0].startswith("failed (1)")
+
+
+def test_watch_installs_nothing_on_machines_that_it_could_not_ask(cloud):
+    tpu_vm(cloud, "up", *TYPE, command_line=TRAIN)
+    wait_for_status(cloud, "done")
+    (cloud / "refuse").write_text("tpu-vm ssh")
+    command(cloud, "sleep", f'rm -f "{cloud}/refuse"; exec /bin/sleep "$1"')
+    done = tpu_vm(cloud, "watch", *TYPE, "--poll", "1", command_line=TRAIN)
+    assert done.returncode == 0 and "asking again in 1 s" in done.stderr
+    assert sum("scp" in call for call in asked(cloud)) == 1
+
+
+def test_watch_sets_up_machines_that_have_nothing_yet(cloud):
+    tpu_vm(cloud, "create", *TYPE)
+    done = tpu_vm(cloud, "watch", *TYPE, "--poll", "1", command_line=TRAIN)
+    assert done.returncode == 0 and done.stdout.count(": done\n") == 2, done.stderr
+    assert sum("scp" in call for call in asked(cloud)) == 1
 
 
 def test_what_can_not_be_asked_is_not_made_again(cloud):

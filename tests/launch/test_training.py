@@ -119,13 +119,14 @@ def uninterrupted(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "lost"),
     [
         (signal.SIGKILL, 1),
-        pytest.param(signal.SIGKILL, 0, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
+        (signal.SIGKILL, 0),
+        (signal.SIGTERM, 0),
+        (signal.SIGTERM, 1),
     ],
 )
 def test_two_processes_of_which_one_is_lost_or_asked_to_stop_end_as_two_that_were_not(
@@ -211,6 +212,7 @@ def test_the_workers_of_a_slice_train_together_and_go_on_after_one_is_lost(unint
     assert_same_run(workdir, uninterrupted)
 
 
+@pytest.mark.slow
 def test_the_tasks_of_a_slurm_job_train_together(uninterrupted, tmp_path):
     workdir = tmp_path / "it's my run"
     command(tmp_path, "sbatch", 'printf "%s" "${@: -1}" > job')

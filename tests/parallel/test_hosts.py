@@ -58,7 +58,8 @@ def test_where_jax_finds_a_cluster_it_is_asked(environment, expected):
 
 def test_a_tpu_vm_asks_its_metadata_server(monkeypatch):
     monkeypatch.setattr(hosts, "accelerator_extra", lambda: "tpu")
-    assert hosts.cluster({}) == {}
+    assert hosts.cluster({}) == hosts.cluster({"JAX_PLATFORMS": "tpu,cpu"}) == {}
+    assert hosts.cluster({"JAX_PLATFORMS": "cpu"}) is None  # a second command, beside the one that has the TPU
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,8 @@ def failing(**_):
 
 def test_a_tpu_that_nobody_tells_of_others_goes_on_alone(monkeypatch, caplog):
     monkeypatch.setattr(hosts, "accelerator_extra", lambda: "tpu")
-    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
+    for name in ("TPU_SKIP_MDS_QUERY", "JAX_PLATFORMS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(jax.distributed, "initialize", failing)
     Interruption().run(hosts.start)  # in a thread, as when training
     assert "no such host): going on with this one" in caplog.text

@@ -54,11 +54,17 @@ def host_batch(k):
     return {"image": image, "index": np.arange(BATCH, dtype=np.int32)}
 
 
-def first_state(dtype=jnp.float32):
+def make_state(dtype=jnp.float32):
     params = model_of(dtype).init(jax.random.key(0), jnp.zeros((1, *SHAPE), dtype), jnp.zeros(1))["params"]
     # A last layer of zeros would leave all gradients but its own at 0.
     params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape, p.dtype), params)
     return TrainState.create(jax.tree.map(lambda p: p.astype(dtype), params), OPTIMIZER)
+
+
+@functools.cache
+def first_state(dtype=jnp.float32):
+    """Made once, for that takes longer than fifty steps."""
+    return jax.device_get(jax.jit(functools.partial(make_state, dtype))())
 
 
 class Run(NamedTuple):
@@ -79,7 +85,7 @@ def train(config, count, *, steps=STEPS, dtype=jnp.float32, accumulate=1, init=N
         ),
         mapping.scan,
     )
-    state = mapping.init(functools.partial(first_state, dtype)) if init is None else mapping.place(init)
+    state = mapping.place(first_state(dtype) if init is None else init)
     before, losses = fetch(state), []
 
     def put(k):
@@ -110,7 +116,7 @@ def difference(one, other):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.heavy] if n in ("mesh of 2", "mesh of 4") else []) for n in MAPPINGS]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in ("mesh of 2", "mesh of 4") else []) for n in MAPPINGS]
 )
 def test_fifty_steps_are_those_of_one_device(alone, name):
     run = train(*MAPPINGS[name])
@@ -130,7 +136,7 @@ def alone_in_float64():
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("name", ["mesh of 8", "fsdp", "pmap"])
+@pytest.mark.parametrize("name", ["fsdp", *(pytest.param(n, marks=pytest.mark.slow) for n in ("mesh of 8", "pmap"))])
 def test_in_float64_they_are_equal_to_nine_digits(alone_in_float64, name, x64):
     alone, run = alone_in_float64, train(*MAPPINGS[name], dtype=jnp.float64)
     assert alone.after.params["conv_in"]["kernel"].dtype == np.float64
@@ -140,7 +146,9 @@ def test_in_float64_they_are_equal_to_nine_digits(alone_in_float64, name, x64):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("config", [ParallelConfig(mapping="pmap"), FSDP], ids=["pmap", "fsdp"])
+@pytest.mark.parametrize(
+    "config", [ParallelConfig(mapping="pmap"), pytest.param(FSDP, marks=pytest.mark.slow)], ids=["pmap", "fsdp"]
+)
 def test_micro_batches_are_averaged_too(alone, config):
     run = train(config, 4, steps=5, accumulate=2)
     np.testing.assert_allclose(run.losses, alone.losses[:5], rtol=1e-5)
@@ -158,7 +166,7 @@ def test_a_state_goes_on_under_another_mapping(alone):
 
 def test_each_device_has_an_eighth_of_a_sharded_state_and_the_small_arrays():
     mapping = FSDP.open()
-    state = mapping.init(first_state)
+    state = mapping.init(make_state)
     leaves = jax.tree.leaves(state)
     small = sum(leaf.nbytes for leaf in leaves if leaf.size < 64)
     whole = sum(leaf.nbytes for leaf in leaves)
@@ -166,7 +174,7 @@ def test_each_device_has_an_eighth_of_a_sharded_state_and_the_small_arrays():
         held = sum(shard.data.nbytes for leaf in leaves for shard in leaf.addressable_shards if shard.device == device)
         assert held <= whole / 8 + small
     assert small < 0.1 * whole
-    jax.tree.map(np.testing.assert_array_equal, fetch(state), jax.device_get(jax.jit(first_state)()))
+    jax.tree.map(np.testing.assert_array_equal, fetch(state), first_state())
 
 
 def test_the_paths_say_what_is_split():

@@ -25,7 +25,7 @@ def pipeline(
     model = UNet(
         out_channels=1,
         channels=8,
-        channel_mult=(1, 2),
+        channel_mult=(1,),
         num_res_blocks=1,
         attention_resolutions=(),
         num_groups=4,

@@ -12,7 +12,7 @@ import traceback
 from typing import Any
 
 import marble
-from marble.errors import EXIT_RESTART, InputError, PeerLostError, RunError
+from marble.errors import EXIT_RESTART, InputError, RestartError, RunError
 
 COMMANDS = {
     "train": ("marble.cli.train", "train a model from a config file"),
@@ -35,7 +35,8 @@ usage: marble COMMAND [options]
 
 marble COMMAND --help lists the options of a command.
 exit status: 0 done, 2 for wrong usage or input, 1 for a fault while running, 75 for a run that was
-asked to stop and saved itself, or that lost another of its processes (the same command goes on)."""
+asked to stop and saved itself, or that lost another of its processes or its bucket (the same command
+goes on)."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,19 +59,18 @@ def main(argv: list[str] | None = None) -> int:
         return fail("stopped", 130)
     except BrokenPipeError:  # whoever read our output has gone
         return 1
-    except PeerLostError as error:
+    except RestartError as error:
         return fail(error, EXIT_RESTART)
-    except (RunError, OSError) as error:
+    except RunError as error:
         return fail(error, 1)
-    except _store_errors() as error:
-        return fail(f"the bucket, or the way to it, fails: {error}", 1)
+    except Exception as error:
+        from marble.storage import may_pass, store_errors
 
-
-def _store_errors() -> tuple[type[Exception], ...]:
-    """Asked for when something was raised, and imported then."""
-    from marble.storage import store_errors
-
-    return store_errors()
+        if may_pass(error):
+            return fail(f"the bucket, or the way to it, fails: {error}; run the same command again", EXIT_RESTART)
+        if isinstance(error, (OSError, *store_errors())):
+            return fail(error, 1)
+        raise
 
 
 def usage() -> str:

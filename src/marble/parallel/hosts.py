@@ -26,8 +26,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import marble
-from marble.errors import EXIT_RESTART, InputError, PeerLostError, RunError
+from marble.errors import EXIT_RESTART, InputError, PeerLostError, RestartError, RunError
 from marble.parallel.devices import accelerator_extra, log_devices
+from marble.storage import may_pass
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ START_SECONDS = 300
 VOTES_IN_FLIGHT = 2
 """How many calls later a vote is counted, so that the host does not wait for it."""
 ROW_BYTES = 4096
+KINDS = (InputError, RestartError, RunError)
+"""Of errors, by their exit statuses."""
 LONGEST = 64
 """Texts that are longer are compared, and named, by a digest."""
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -151,8 +154,10 @@ def _is_unnamed_tpu(environment: Any) -> bool:
     """Whether this is a TPU VM, where a metadata server and not the environment tells of others."""
     if all(name in environment for name in SLURM) or _gke_workers(environment) is not None:
         return False
-    on_vm = environment.get("JAX_FORCE_TPU_INIT") or accelerator_extra() == "tpu"
-    return bool(on_vm) and "TPU_SKIP_MDS_QUERY" not in environment
+    if environment.get("JAX_FORCE_TPU_INIT"):
+        return "TPU_SKIP_MDS_QUERY" not in environment
+    wanted = "tpu" in (environment.get("JAX_PLATFORMS") or "tpu")  # a second command, on the CPU, is alone
+    return wanted and accelerator_extra() == "tpu" and "TPU_SKIP_MDS_QUERY" not in environment
 
 
 def call_roll(**same: str) -> list[Host]:
@@ -192,7 +197,7 @@ def call_roll(**same: str) -> list[Host]:
 def from_first(action: Callable[[], Any]) -> Any:
     """What action() gives in the first process, which alone calls it, in all: a value that JSON can hold.
 
-    What it raises is raised here too; the others get an InputError for an InputError, and a RunError for any other.
+    What it raises is raised in the first; the others raise one of marble's that ends them with the same exit status.
     """
     if jax.process_count() == 1:
         return action()
@@ -203,15 +208,19 @@ def from_first(action: Callable[[], Any]) -> Any:
             told = {"value": action()}
         except Exception as error:  # of any kind, and raised below: the others wait to be told
             fault = error
-            told = {"input_error" if isinstance(error, InputError) else "run_error": str(error) or repr(error)}
+            told = {"error": str(error) or repr(error), "kind": _kind(error).__name__}
     told = json.loads(_broadcast(json.dumps(told)))
     if fault is not None:
         raise fault
-    if "input_error" in told:
-        raise InputError(told["input_error"])
-    if "run_error" in told:
-        raise RunError(told["run_error"])
+    if "error" in told:
+        raise {kind.__name__: kind for kind in KINDS}[told["kind"]](told["error"])
     return told["value"]
+
+
+def _kind(error: Exception) -> type[Exception]:
+    if isinstance(error, InputError):
+        return InputError
+    return RestartError if isinstance(error, RestartError) or may_pass(error) else RunError
 
 
 def check_same(what: str, value: str) -> None:
