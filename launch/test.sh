@@ -9,4 +9,4 @@ ruff check .
 ruff format --check .
 lint-imports
 cores=$(getconf _NPROCESSORS_ONLN)
-python -m pytest -n "$((cores < 4 ? cores : 4))" --dist loadfile "$@"
+python -m pytest -n "$((cores < 4 ? cores : 4))" --dist loadfile --no-loadscope-reorder "$@"

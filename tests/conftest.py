@@ -24,6 +24,11 @@ import jax
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that wait for processes first, or the workers would end far apart."""
+    items.sort(key=lambda item: item.get_closest_marker("end_to_end") is None)
+
+
 @pytest.fixture
 def x64():
     """Float64 for tests of formulas."""

@@ -218,6 +218,7 @@ def test_a_run_whose_bucket_does_not_answer_is_to_be_started_again(monkeypatch, 
         (aiohttp.ServerDisconnectedError("not now"), True),
         (ValueError("UNAVAILABLE: tensorstore"), True),
         (ValueError("PERMISSION_DENIED: tensorstore"), False),
+        (RuntimeError("UNAVAILABLE: a TPU that another program has"), False),
         (OSError("a full disk"), False),
     ],
 )

@@ -1,6 +1,7 @@
 """What is different where a path is that of an object store, such as gs://BUCKET/RUN, and not a folder."""
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,8 +71,8 @@ def store_errors() -> tuple[type[Exception], ...]:
 
 def may_pass(error: Exception) -> bool:
     """Whether an error is a store's that does not answer or is too busy, and not one of what it refuses."""
-    if str(error).startswith(("UNAVAILABLE", "DEADLINE_EXCEEDED")):  # as tensorstore says it
-        return True
+    if isinstance(error, ValueError) and str(error).startswith(("UNAVAILABLE", "DEADLINE_EXCEEDED")):
+        return True  # tensorstore's
     if not isinstance(error, store_errors()):
         return False
     from google.auth.exceptions import DefaultCredentialsError
@@ -106,7 +107,7 @@ def replace_text(path: epath.Path, text: str) -> None:
     if is_remote(str(path)):
         path.write_text(text)
         return
-    temporary = path.with_name(path.name + ".new")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     temporary.write_text(text)
     temporary.replace(path)
 
