@@ -77,6 +77,7 @@ require_number() {
   local _name
   for _name; do
     [[ ${!_name} =~ ^[0-9]+$ ]] || fail "--$_name '${!_name}' is not a whole number"
+    printf -v "$_name" %d "$((10#${!_name}))" # 08 would be no number to bash
   done
 }
 
@@ -163,7 +164,10 @@ wait_for() {
 # The checkout as it is, without what git does not know, as a .tar.gz at this path.
 pack_checkout() {
   local commit
-  commit=$(cd "$launch/.." && git stash create) || fail "$launch/.. is no git checkout: get one with git clone"
+  # With an index of its own, or two of these at once would meet at git's lock.
+  commit=$(cd "$launch/.." && cp "$(git rev-parse --git-path index)" "$1.index" &&
+    GIT_INDEX_FILE=$1.index git stash create) || fail "$launch/.. is no git checkout: get one with git clone"
+  rm "$1.index"
   (cd "$launch/.." && git archive --format=tar.gz --output="$1" "${commit:-HEAD}")
 }
 
@@ -191,10 +195,11 @@ watch_over() {
             exit 1
             ;;
           *": gave up"* | *": stopped"*) echo "$said" && exit 75 ;;
+          *": installing"*) ;;
+          *": not set up"*) bash "$itself" setup "$@" && bash "$itself" run "$@" || true ;;
           *": interrupted"* | *": not started"*) bash "$itself" run "$@" || true ;;
           *": running"*) ;;
           *": done"*) echo "$said" && exit ;;
-          *": not set up"*) bash "$itself" setup "$@" && bash "$itself" run "$@" || true ;;
           *) say "the machines do not say what they do; asking again in $poll s" ;;
         esac
         ;;

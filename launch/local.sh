@@ -4,7 +4,8 @@
 # Usage: bash launch/local.sh --processes N [options] -- marble train --config C --workdir W
 #   --processes N             how many
 #   --devices_per_process D   virtual CPU devices of each; without it, what jax finds
-#   --gpus_per_process G      instead: the first process has this machine's first G GPUs, the second the next, ...
+#   --gpus_per_process G      instead: the first process has the first G GPUs, the second the next, and so on; of those
+#                             that CUDA_VISIBLE_DEVICES names, or of the machine's
 #   --port P                  where they meet on this machine (one by chance, another at each start)
 #   --max_restarts R          how often to start them again (100)
 #   --pause SECONDS           before each restart (5)
@@ -38,18 +39,25 @@ fi
 if [ -n "$gpus_per_process" ]; then
   require_number gpus_per_process
   ((gpus_per_process > 0)) || fail "--gpus_per_process $gpus_per_process: there has to be one"
+  needed=$((processes * gpus_per_process))
+  IFS=, read -r -a gpus <<<"${CUDA_VISIBLE_DEVICES:-$(seq -s , 0 $((needed - 1)))}"
+  ((${#gpus[@]} >= needed)) || fail "CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES has fewer GPUs than $needed"
 fi
 
 pids=() stopping='' signalled=''
 trap 'signalled=yes stopping=yes' TERM INT HUP
 start_all() {
-  local i
+  local i meeting=$port
   pids=()
-  export JAX_COORDINATOR_ADDRESS=127.0.0.1:${port:-$((20000 + RANDOM % 10000))}
+  while [ -z "$meeting" ]; do
+    meeting=$((20000 + RANDOM % 10000))
+    if (exec 4<>"/dev/tcp/127.0.0.1/$meeting") 2>/dev/null; then meeting=''; fi # somebody answers there
+  done
+  export JAX_COORDINATOR_ADDRESS=127.0.0.1:$meeting
   set -m # each in a process group of its own, so that Ctrl-C reaches it through this script, once
   for ((i = 0; i < processes; i++)); do
     if [ -n "$gpus_per_process" ]; then
-      CUDA_VISIBLE_DEVICES=$(seq -s , $((i * gpus_per_process)) $(((i + 1) * gpus_per_process - 1)))
+      CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${gpus[*]:i*gpus_per_process:gpus_per_process}")
       export CUDA_VISIBLE_DEVICES
     fi
     JAX_PROCESS_ID=$i "${words[@]}" </dev/null >>"$logs/process-$i.log" 2>&1 3>&- &

@@ -16,7 +16,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 max_restarts=100 pause=5 grace=120 state=''
 parse_options "max_restarts pause grace state" "" "$@"
 require_command
-require_number max_restarts grace
+require_number max_restarts pause grace
 keep_compiled_programs
 
 child='' told='' killer='' stopping='' signalled=''

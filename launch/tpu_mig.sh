@@ -42,7 +42,7 @@ export HOME=/root
 mkdir -p /opt/marble
 cd /opt/marble
 gcloud storage cp $(quoted "$1" -) | tar -xz -C /opt/marble
-[ -x .venv/bin/marble ] || bash launch/worker.sh setup --extra $(quoted "$extra")
+[[ \$(bash launch/worker.sh status) != *": not set up" ]] || bash launch/worker.sh setup --extra $(quoted "$extra")
 [[ \$(bash launch/worker.sh status) == *stopped ]] ||
   bash launch/worker.sh run --max_restarts $max_restarts -- $(quoted "${words[@]}")
 EOF_STARTUP
@@ -124,7 +124,7 @@ up() {
 }
 
 setup() {
-  say "a VM has no marble yet: it installs it when it boots"
+  on_workers "setup --extra $(quoted "$extra")"
 }
 
 run() {

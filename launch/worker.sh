@@ -4,8 +4,9 @@
 # Usage: bash launch/worker.sh setup [--extra tpu,gcs]              Python, and marble with these extras, in .venv
 #        bash launch/worker.sh run [--max_restarts N] -- COMMAND   in the background, restarted by supervise.sh
 #        bash launch/worker.sh logs [--follow]
-#        bash launch/worker.sh status      running, done, stopped, interrupted, gave up, not started, failed (STATUS)
-#        bash launch/worker.sh stop        SIGTERM: it saves, and is not started again
+#        bash launch/worker.sh status      not set up, installing, not started, running, interrupted, done, stopped,
+#                                          gave up, failed (STATUS)
+#        bash launch/worker.sh stop        SIGTERM: it saves, and is not started again; nor what was about to start
 #
 # The log and the pid are in ~/marble-run.
 set -euo pipefail
@@ -16,6 +17,9 @@ cd "$launch/.."
 state=$HOME/marble-run
 
 setup() {
+  mkdir -p "$state"
+  rm -f "$state/installed"
+  echo $$ >"$state/installs"
   if [ -z "${VIRTUAL_ENV:-}" ] && [ ! -x .venv/bin/python ]; then
     # The images' own Python is older than marble's, or has no venv.
     command -v uv >/dev/null || curl --fail --silent --show-error --location https://astral.sh/uv/install.sh |
@@ -23,13 +27,19 @@ setup() {
     PATH=$HOME/.local/bin:$PATH uv venv --quiet --seed --python 3.12 .venv
   fi
   source launch/environment.sh "$extra"
+  touch "$state/installed"
+}
+
+# runs pid supervise.sh: whether the process of this file's pid is this script.
+runs() {
+  local process
+  [ -f "$state/$1" ] || return
+  process=/proc/$(cat "$state/$1")/cmdline
+  [ -f "$process" ] && tr '\0' ' ' <"$process" 2>/dev/null | grep "$2" >/dev/null
 }
 
 is_running() {
-  local process
-  [ -f "$state/pid" ] || return
-  process=/proc/$(cat "$state/pid")/cmdline
-  [ -f "$process" ] && tr '\0' ' ' <"$process" 2>/dev/null | grep supervise.sh >/dev/null
+  runs pid supervise.sh
 }
 
 status() {
@@ -37,13 +47,17 @@ status() {
   last=$(cat "$state/ended" 2>/dev/null || true)
   if is_running; then
     echo running
+  elif [ "$last" = stopped ]; then
+    echo stopped
+  elif [ ! -f "$state/installed" ]; then
+    if runs installs worker.sh; then echo installing; else echo "not set up"; fi
   elif [ ! -f "$state/pid" ]; then
     echo "not started"
   else
     case $last in
       '') echo interrupted ;; # the machine went before it could say
       0) echo "done" ;;
-      interrupted | stopped) echo "$last" ;;
+      interrupted) echo interrupted ;;
       *) if goes_on "$last"; then echo "gave up"; else echo "failed ($last)"; fi ;;
     esac
   fi
@@ -55,8 +69,8 @@ run() {
     say "already running on $HOSTNAME"
     return
   fi
+  [ -f "$state/installed" ] || fail "$HOSTNAME is $(status): run setup first"
   if [ -z "${VIRTUAL_ENV:-}" ]; then
-    [ -f .venv/bin/activate ] || fail "$HOSTNAME has no .venv: run setup first"
     # shellcheck disable=SC1091
     source .venv/bin/activate
   fi
@@ -80,8 +94,11 @@ stop() {
       sleep 0.2
     done
     if is_running; then fail "it still runs 150 s after SIGTERM; its log: $state/log"; fi
-    [ "$(cat "$state/ended")" != interrupted ] || echo stopped >"$state/ended"
   fi
+  case $(status) in
+    "done" | failed*) ;;
+    *) mkdir -p "$state" && echo stopped >"$state/ended" ;;
+  esac
   status
 }
 

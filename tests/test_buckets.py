@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import socket
 import sys
 import time
 
@@ -12,8 +13,10 @@ import pytest
 import requests
 from etils import epath
 from fake_gcs import FakeGCS, Refusal
-from gcsfs.retry import HttpError
-from google.auth.exceptions import DefaultCredentialsError, TransportError
+from fsspec.exceptions import FSTimeoutError
+from gcsfs.retry import HttpError, NonRetryableError
+from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
+from google.resumable_media import InvalidResponse
 from launching import HARD
 from processes import TINY, assert_same_run, final_state, finished, marble, metrics
 
@@ -205,6 +208,13 @@ def test_a_run_whose_bucket_does_not_answer_is_to_be_started_again(monkeypatch, 
     assert "not now" in one_line(capsys)
 
 
+def of_response(kind, code):
+    """An error that has its status in a response."""
+    response = requests.Response()
+    response.status_code = code
+    return kind("it says why", response=response) if kind is requests.HTTPError else kind(response, "it says why")
+
+
 @pytest.mark.parametrize(
     ("error", "passes"),
     [
@@ -213,7 +223,17 @@ def test_a_run_whose_bucket_does_not_answer_is_to_be_started_again(monkeypatch, 
         (google.Forbidden("never"), False),
         (google.NotFound("never"), False),
         (DefaultCredentialsError("never"), False),
+        (RefreshError("revoked"), False),
+        (RefreshError("not now", retryable=True), True),
         (TransportError("not now"), True),
+        (NonRetryableError("never"), False),
+        (FSTimeoutError(), True),
+        (ConnectionResetError("not now"), True),
+        (socket.gaierror("not now"), True),
+        (of_response(requests.HTTPError, 403), False),
+        (of_response(requests.HTTPError, 502), True),
+        (of_response(InvalidResponse, 403), False),
+        (of_response(InvalidResponse, 503), True),
         (requests.ConnectionError("not now"), True),
         (aiohttp.ServerDisconnectedError("not now"), True),
         (ValueError("UNAVAILABLE: tensorstore"), True),

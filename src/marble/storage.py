@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from marble.errors import InputError
 
 # Or gcsfs lists a folder once, and never sees what other processes, or tensorstore in this one, write there later.
 fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
+# Seconds for an answer, or gcsfs waits for ever.
+fsspec.config.conf["gs"].setdefault("requests_timeout", 300)
 
 PATTERNS = "#?*[]"
 """Characters that the libraries between here and a bucket take for patterns, or for the end of a name."""
@@ -55,9 +58,10 @@ def check_bucket(path: str) -> None:
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """The errors of gcsfs and of Google's libraries that are no OSErrors; () where gcsfs is not installed."""
+    """What a store, or the way to it, fails with, beside the OSErrors of files; () where gcsfs is not installed."""
     try:
         from aiohttp import ClientError
+        from fsspec.exceptions import FSTimeoutError
         from gcsfs.retry import ChecksumError, HttpError, NonRetryableError
         from google.api_core.exceptions import GoogleAPIError
         from google.auth.exceptions import GoogleAuthError
@@ -66,7 +70,8 @@ def store_errors() -> tuple[type[Exception], ...]:
     except ImportError:
         return ()
     of_google = (GoogleAPIError, GoogleAuthError, DataCorruption, InvalidResponse)
-    return ClientError, RequestException, ChecksumError, HttpError, NonRetryableError, *of_google
+    of_gcsfs = (ChecksumError, HttpError, NonRetryableError, FSTimeoutError)
+    return ClientError, RequestException, ConnectionError, socket.gaierror, *of_gcsfs, *of_google
 
 
 def may_pass(error: Exception) -> bool:
@@ -75,11 +80,16 @@ def may_pass(error: Exception) -> bool:
         return True  # tensorstore's
     if not isinstance(error, store_errors()):
         return False
-    from google.auth.exceptions import DefaultCredentialsError
+    from gcsfs.retry import NonRetryableError
+    from google.auth.exceptions import DefaultCredentialsError, RefreshError
 
-    code = getattr(error, "code", None)  # the status of HTTP, in gcsfs's and Google's
-    refused = isinstance(code, int) and 400 <= code < 500 and code not in (408, 429)
-    return not refused and not isinstance(error, DefaultCredentialsError)
+    if isinstance(error, (NonRetryableError, DefaultCredentialsError)):
+        return False
+    if isinstance(error, RefreshError):
+        return error.retryable
+    # The status of HTTP: gcsfs and Google's API have it themselves, requests and uploads in the response.
+    code = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
+    return not isinstance(code, int) or not 400 <= code < 500 or code in (408, 429)
 
 
 def listed(folder: epath.Path) -> list[epath.Path]:

@@ -12,9 +12,9 @@ from launching import ROOT, calls, command, environment, launch, recorder, words
 SLEEPS = "trap 'echo asked >> asked; kill $!; exit 75' TERM INT; sleep 60 & touch ready-$JAX_PROCESS_ID; wait"
 
 
-def local(folder, *options, workdir=None):
+def local(folder, *options, workdir=None, **environment):
     command_line = ["marble", "train", "--workdir", workdir or folder / "it's my run"]
-    return launch(folder, "local.sh", "--pause", "0", "--processes", 2, *options, "--", *command_line)
+    return launch(folder, "local.sh", "--pause", "0", "--processes", 2, *options, "--", *command_line, **environment)
 
 
 def marble(folder, *, first: str, then: str = "exit 0"):
@@ -48,6 +48,11 @@ def test_each_process_has_its_share_of_the_gpus(tmp_path):
     assert local(tmp_path, "--gpus_per_process", 2).returncode == 0
     seen = {call["env"]["JAX_PROCESS_ID"]: call["env"]["CUDA_VISIBLE_DEVICES"] for call in calls(tmp_path, "marble")}
     assert seen == {"0": "0,1", "1": "2,3"}
+    (tmp_path / "calls").unlink()
+    assert local(tmp_path, "--gpus_per_process", 1, CUDA_VISIBLE_DEVICES="4,GPU-5").returncode == 0
+    assert {call["env"]["CUDA_VISIBLE_DEVICES"] for call in calls(tmp_path, "marble")} == {"4", "GPU-5"}
+    few = local(tmp_path, "--gpus_per_process", 2, CUDA_VISIBLE_DEVICES="4,5")
+    assert few.returncode == 2 and "CUDA_VISIBLE_DEVICES=4,5 has fewer GPUs than 4" in few.stderr
     both = local(tmp_path, "--gpus_per_process", 2, "--devices_per_process", 1)
     assert both.returncode == 2 and "--gpus_per_process for GPUs: give one" in both.stderr
 

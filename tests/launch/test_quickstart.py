@@ -60,7 +60,7 @@ def test_the_test_extra_is_added(fakes):
     done, calls = run(fakes, "test.sh", "-k", "some name")
     assert done.returncode == 0, done.stderr
     assert any(call.endswith("--editable .[test]") for call in calls)
-    assert re.fullmatch(r"python -m pytest -n [1-4] --dist loadfile -k some name", calls[-1])
+    assert re.fullmatch(r"python -m pytest -n [1-4] --dist loadfile --no-loadscope-reorder -k some name", calls[-1])
 
 
 def test_too_old_a_python_is_refused(tmp_path):

@@ -49,9 +49,10 @@ def test_only_an_interrupted_command_is_started_again(tmp_path, statuses, status
     assert (tmp_path / "my state" / "ended").read_text() == f"{status}\n"
 
 
-def test_restarts_are_bounded(tmp_path):
+@pytest.mark.parametrize("bound", ["2", "02"])
+def test_restarts_are_bounded(tmp_path, bound):
     marble_ends_with(tmp_path, 75, 75, 75, 75)
-    done = supervise(tmp_path, "--max_restarts=2")
+    done = supervise(tmp_path, f"--max_restarts={bound}")
     assert done.returncode == 75 and "started again 2 times, which is --max_restarts: giving up" in done.stderr
     assert len(words(tmp_path, "marble")) == 3
 

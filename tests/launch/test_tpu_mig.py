@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from launching import HARD, ROOT, TRAIN, calls, command, environment, launch, recorder
@@ -107,6 +109,33 @@ def test_every_vm_installs_and_runs_at_boot_and_again_after_a_restart(cloud):
     assert [call["words"] for call in calls(cloud, "marble")] == [TRAIN[1:]] * 5
     installed = [call["words"][-1] for call in calls(cloud, "python") if "install" in call["words"]]
     assert installed and all(extras.endswith("tpu,gcs]") for extras in installed)
+
+
+def test_watch_waits_for_what_is_being_installed(cloud):
+    installs = f'[[ "$*" == "-m pip"* ]] || exec "{sys.executable}" "$@"'
+    recorder(cloud, "python", f"{installs}; sleep 2")
+    mig(cloud, "create", *TYPE, command_line=TRAIN)
+    with ThreadPoolExecutor() as pool:
+        booted = pool.map(lambda home: boot(cloud, home), sorted((cloud / "slices" / "n").glob("worker-*")))
+        watched = mig(cloud, "watch", *TYPE, "--poll", 1, command_line=TRAIN)
+        list(booted)
+    assert watched.returncode == 0 and watched.stdout.count(": done\n") == 4, watched.stderr
+    assert "not set up" not in watched.stderr
+
+
+def test_what_is_stopped_while_it_is_installed_does_not_start(cloud):
+    installs = f'[[ "$*" == "-m pip"* ]] || exec "{sys.executable}" "$@"'
+    recorder(cloud, "python", f'{installs}; touch "{cloud}/installs"; sleep 2')
+    mig(cloud, "create", *TYPE, command_line=TRAIN)
+    with ThreadPoolExecutor() as pool:
+        booted = pool.map(lambda home: boot(cloud, home), sorted((cloud / "slices" / "n").glob("worker-*")))
+        while not (cloud / "installs").exists():
+            time.sleep(0.05)
+        stopped = mig(cloud, "stop")
+        list(booted)
+    assert ": stopped\n" in stopped.stdout
+    stopped_hosts = mig(cloud, "status").stdout.count(": stopped\n")
+    assert stopped_hosts == stopped.stdout.count(": stopped\n")
 
 
 def test_stop_and_logs_reach_every_vm(cloud):

@@ -1,6 +1,7 @@
 """tpu_vm.sh against a fake gcloud, whose workers are folders and processes of this machine."""
 
 import json
+import shutil
 import sys
 import time
 
@@ -200,6 +201,38 @@ def test_watch_sets_up_machines_that_have_nothing_yet(cloud):
     done = tpu_vm(cloud, "watch", *TYPE, "--poll", "1", command_line=TRAIN)
     assert done.returncode == 0 and done.stdout.count(": done\n") == 2, done.stderr
     assert sum("scp" in call for call in asked(cloud)) == 1
+
+
+def test_watch_sets_up_one_bare_machine_beside_one_that_runs(cloud):
+    recorder(cloud, "marble", f'[ -f "{cloud}/set up" ] || {{ {RUNS}; }}')
+    tpu_vm(cloud, "up", *TYPE, command_line=TRAIN)
+    wait_for_status(cloud, "running")
+    tpu_vm(cloud, "stop")
+    shutil.rmtree(home(cloud, 1) / "marble")
+    shutil.rmtree(home(cloud, 1) / "marble-run")
+    (cloud / "set up").touch()
+    done = tpu_vm(cloud, "watch", *TYPE, "--poll", "1", command_line=TRAIN)
+    assert done.returncode == 75 and ": stopped" in done.stdout  # by its user, whom it obeys
+    (home(cloud, 0) / "marble-run" / "ended").unlink()
+    done = tpu_vm(cloud, "watch", *TYPE, "--poll", "1", command_line=TRAIN)
+    assert done.returncode == 0 and done.stdout.count(": done\n") == 2, done.stderr
+
+
+def test_a_failed_installation_is_tried_again(cloud):
+    installs = f'[[ "$*" == "-m pip"* ]] || exec "{sys.executable}" "$@"'
+    recorder(cloud, "python", f'{installs}; ! mkdir "{cloud}/second" 2>/dev/null || exit 9')
+    done = tpu_vm(cloud, "watch", *TYPE, "--poll", "1", command_line=TRAIN)
+    assert done.returncode == 0 and done.stdout.count(": done\n") == 2, done.stderr
+    assert sum("scp" in call for call in asked(cloud)) >= 2
+
+
+def test_what_was_stopped_before_it_began_is_not_begun(cloud):
+    tpu_vm(cloud, "create", *TYPE)
+    tpu_vm(cloud, "setup")
+    wait_for_status(cloud, "not started")
+    assert tpu_vm(cloud, "stop").stdout.count(": stopped\n") == 2
+    assert tpu_vm(cloud, "watch", *TYPE, "--poll", "1", command_line=TRAIN).returncode == 75
+    assert recorded(cloud, "marble") == []
 
 
 def test_what_can_not_be_asked_is_not_made_again(cloud):

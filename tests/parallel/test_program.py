@@ -55,6 +55,11 @@ def test_what_was_found_is_kept(lowered, tmp_path, monkeypatch):
         figures_of(lowered, DEVICES, cache)
 
 
+def test_what_can_not_be_kept_is_told_all_the_same(lowered, caplog):
+    found = figures_of(lowered, DEVICES, "/proc/nothing")
+    assert found == figures_of(lowered, DEVICES) and "is not kept in /proc/nothing/plan" in caplog.text
+
+
 class TooLarge:
     def __init__(self, message):
         self.message = message

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         from marble.storage import may_pass, store_errors
 
         if may_pass(error):
-            return fail(f"the bucket, or the way to it, fails: {error}; run the same command again", EXIT_RESTART)
+            return fail(f"the bucket, or the way to it, fails: {error!r}; run the same command again", EXIT_RESTART)
         if isinstance(error, (OSError, *store_errors())):
             return fail(error, 1)
         raise
@@ -81,7 +81,7 @@ def usage() -> str:
 
 def fail(error: object, status: int) -> int:
     """Says what went wrong, on one line."""
-    print("marble:", *str(error).split(), file=sys.stderr, flush=True)
+    print("marble:", *(str(error) or repr(error)).split(), file=sys.stderr, flush=True)
     return status
 
 

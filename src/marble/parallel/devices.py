@@ -78,13 +78,17 @@ def use_compilation_cache() -> None:
 
     They are found by their text, the versions and the device.
     """
-    check_reachable("JAX_COMPILATION_CACHE_DIR", os.environ.get("JAX_COMPILATION_CACHE_DIR", ""))
+    cache = compilation_cache()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", compilation_cache())
+        jax.config.update("jax_compilation_cache_dir", cache)
 
 
 def compilation_cache() -> str | None:
-    """The folder or bucket $JAX_COMPILATION_CACHE_DIR, None where that is empty; where it is not set, in ~/.cache."""
+    """The folder or bucket $JAX_COMPILATION_CACHE_DIR, None where that is empty; where it is not set, in ~/.cache.
+
+    InputError for a bucket that this program can't reach.
+    """
+    check_reachable("JAX_COMPILATION_CACHE_DIR", os.environ.get("JAX_COMPILATION_CACHE_DIR", ""))
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.join(home, "marble", "xla", _machine())) or None
 

@@ -73,7 +73,8 @@ def start(*, heartbeat_timeout_seconds: int = 60) -> None:
     Explicit is JAX_COORDINATOR_ADDRESS=HOST:PORT with JAX_NUM_PROCESSES and JAX_PROCESS_ID; Cloud TPU VMs, GKE and
     SLURM are found by jax. InputError for half of an explicit address, PeerLostError when not all processes come.
     """
-    if jax.distributed.is_initialized():
+    global _is_alone
+    if jax.distributed.is_initialized() or _is_alone:
         return
     arguments = cluster(os.environ)
     if arguments is None:
@@ -100,6 +101,7 @@ def start(*, heartbeat_timeout_seconds: int = 60) -> None:
         # A TPU with nobody to ask, as in a notebook; call_roll finds out if there are other hosts.
         logger.warning("nothing tells of other hosts (%s): going on with this one", _first_line(error))
         ctypes.CDLL(None).signal(int(signal.SIGABRT), None)  # as it was; Python's own does it in its main thread alone
+        _is_alone = True
         return
     _exit_on_abort(
         "aborted: another process is lost, unless the lines above say otherwise; run the same command again, with all "
@@ -206,6 +208,7 @@ def from_first(action: Callable[[], Any]) -> Any:
     if is_first():
         try:
             told = {"value": action()}
+            json.dumps(told)  # or the others would wait
         except Exception as error:  # of any kind, and raised below: the others wait to be told
             fault = error
             told = {"error": str(error) or repr(error), "kind": _kind(error).__name__}
@@ -310,6 +313,8 @@ def _exit_on_abort(message: str) -> None:
     ctypes.CDLL(None).signal(int(signal.SIGABRT), _abort_handlers[-1])
 
 
+_is_alone = False
+"""Whether others were looked for, and nobody told of any."""
 _abort_handlers: list[Any] = []
 """C keeps no reference to them."""
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,9 @@ from etils import epath
 
 from marble.parallel.chips import chip
 from marble.parallel.hlo import Module
-from marble.storage import replace_text
+from marble.storage import replace_text, store_errors
+
+logger = logging.getLogger(__name__)
 
 READ = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 """Variables that change what is compiled."""
@@ -51,8 +54,11 @@ def figures_of(lowered: jax.stages.Lowered, devices: Sequence[jax.Device], cache
         return Figures(**json.loads(path.read_text()))
     figures = _compiled(lowered)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps(figures._asdict()))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(path, json.dumps(figures._asdict()))
+        except (OSError, *store_errors()) as error:
+            logger.warning("what was found is not kept in %s (%s)", path.parent, error)
     return figures
 
 
