@@ -2,7 +2,7 @@
 
 Paper      Ho, Jain, Abbeel 2020, Denoising Diffusion Probabilistic Models, arXiv:2006.11239, at laptop size
 Command    marble train --config configs/digits.py --workdir runs/digits
-Hardware   2 CPU cores; 3 min 40 s, sampling included (bash launch/quickstart.sh)
+Hardware   2 CPU cores; 3 min 18 s, sampling included (bash launch/quickstart.sh)
 Expected   digits that a person reads; a nearest neighbour tells 800 of them from 800 training digits with accuracy
            0.53, 0.5 being chance (pytest -m slow tests/test_digits.py -rP); 367,129 parameters
 Variants   :conditional gives the model the digit's class; :smoke is two steps of a tiny model

@@ -49,6 +49,11 @@ def recorder(folder: Path, name: str, then: str = "true") -> None:
     command(folder, name, f"'{sys.executable}' -S -E '{folder}/record.py' {name} \"$@\"\n{then}")
 
 
+def python_without_pip(folder: Path, then: str = "true") -> None:
+    """A Python that installs nothing, but does this instead."""
+    recorder(folder, "python", f'[[ "$*" == "-m pip"* ]] || exec "{sys.executable}" "$@"\n{then}')
+
+
 def calls(folder: Path, name: str) -> list[dict]:
     """What the recorders of that name were given, one after the other."""
     path = folder / "calls"

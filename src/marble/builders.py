@@ -352,11 +352,16 @@ def load_step(
     experiment = build(config, image)
     field = "params" if raw_params else "ema_params"
     target = {field: jax.eval_shape(experiment.init_params)}
-    if step is None and jax.process_count() > 1:  # which is the newest may change while they read
-        step = hosts.from_first(lambda: checkpoint.restore_newest(workdir, target)[0])
-    if step is None:
-        step, state, _ = checkpoint.restore_newest(workdir, target)
-    else:
+    state = None
+
+    def newest() -> int:
+        nonlocal state
+        found, state, _ = checkpoint.restore_newest(workdir, target)
+        return found
+
+    if step is None:  # the first process says, for which is the newest may change while they read
+        step = hosts.from_first(newest)
+    if state is None:
         state = checkpoint.restore(workdir, step, target)
     return step, experiment.pipeline(state[field], guide=None if guide is None else load(guide))
 

@@ -5,9 +5,10 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
-from launching import HARD, ROOT, TRAIN, calls, command, environment, launch, recorder
+from launching import HARD, ROOT, TRAIN, calls, command, environment, launch, python_without_pip, recorder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the workers' side is for Linux")
 SLICE = ["--name", "n", "--zone", "us-east5-a", "--project", "p"]
@@ -20,7 +21,7 @@ def cloud(tmp_path):
     command(tmp_path, "gcloud", f"exec '{sys.executable}' -S -E '{ROOT}/tests/fake_gcloud.py' \"$@\"")
     command(tmp_path, "sudo", 'exec bash -c "${4//\\/opt\\/marble/$HOME/opt/marble}"')
     (tmp_path / "workers").write_text("4")
-    recorder(tmp_path, "python", f'[[ "$*" == "-m pip"* ]] || exec "{sys.executable}" "$@"')
+    python_without_pip(tmp_path)
     recorder(tmp_path, "marble")
     yield tmp_path
     mig(tmp_path, "stop")
@@ -111,28 +112,29 @@ def test_every_vm_installs_and_runs_at_boot_and_again_after_a_restart(cloud):
     assert installed and all(extras.endswith("tpu,gcs]") for extras in installed)
 
 
-def test_watch_waits_for_what_is_being_installed(cloud):
-    installs = f'[[ "$*" == "-m pip"* ]] || exec "{sys.executable}" "$@"'
-    recorder(cloud, "python", f"{installs}; sleep 2")
+@contextmanager
+def booting(cloud):
+    """A block in which the machines of a new slice boot, and take a while to install."""
+    python_without_pip(cloud, f'touch "{cloud}/installs"; sleep 2')
     mig(cloud, "create", *TYPE, command_line=TRAIN)
     with ThreadPoolExecutor() as pool:
         booted = pool.map(lambda home: boot(cloud, home), sorted((cloud / "slices" / "n").glob("worker-*")))
-        watched = mig(cloud, "watch", *TYPE, "--poll", 1, command_line=TRAIN)
+        yield
         list(booted)
+
+
+def test_watch_waits_for_what_is_being_installed(cloud):
+    with booting(cloud):
+        watched = mig(cloud, "watch", *TYPE, "--poll", 1, command_line=TRAIN)
     assert watched.returncode == 0 and watched.stdout.count(": done\n") == 4, watched.stderr
     assert "not set up" not in watched.stderr
 
 
 def test_what_is_stopped_while_it_is_installed_does_not_start(cloud):
-    installs = f'[[ "$*" == "-m pip"* ]] || exec "{sys.executable}" "$@"'
-    recorder(cloud, "python", f'{installs}; touch "{cloud}/installs"; sleep 2')
-    mig(cloud, "create", *TYPE, command_line=TRAIN)
-    with ThreadPoolExecutor() as pool:
-        booted = pool.map(lambda home: boot(cloud, home), sorted((cloud / "slices" / "n").glob("worker-*")))
+    with booting(cloud):
         while not (cloud / "installs").exists():
             time.sleep(0.05)
         stopped = mig(cloud, "stop")
-        list(booted)
     assert ": stopped\n" in stopped.stdout
     stopped_hosts = mig(cloud, "status").stdout.count(": stopped\n")
     assert stopped_hosts == stopped.stdout.count(": stopped\n")

@@ -63,14 +63,19 @@ def main(argv: list[str] | None = None) -> int:
         return fail(error, EXIT_RESTART)
     except RunError as error:
         return fail(error, 1)
-    except Exception as error:
-        from marble.storage import may_pass, store_errors
+    except (OSError, *_store_errors()) as error:
+        from marble.storage import may_pass
 
         if may_pass(error):
             return fail(f"the bucket, or the way to it, fails: {error!r}; run the same command again", EXIT_RESTART)
-        if isinstance(error, (OSError, *store_errors())):
-            return fail(error, 1)
-        raise
+        return fail(error, 1)
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    """Asked for when something was raised, and imported then."""
+    from marble.storage import store_errors
+
+    return store_errors()
 
 
 def usage() -> str:
