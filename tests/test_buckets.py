@@ -246,7 +246,7 @@ def test_which_errors_of_a_bucket_may_pass(error, passes):
     assert may_pass(error) == passes
 
 
-def test_a_bucket_that_does_not_answer_is_not_taken_for_a_wrong_name(monkeypatch):
+def test_a_bucket_that_does_not_answer_is_not_taken_for_a_wrong_name(cloud, monkeypatch):
     def fails(*_, **__):
         raise google.ServiceUnavailable("not now")
 
