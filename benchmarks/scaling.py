@@ -29,7 +29,6 @@ def measure(arguments: argparse.Namespace) -> float:
     from marble import builders, run
     from marble.cli.train import configured
     from marble.data.loader import train_batches
-    from marble.experiments import init_state
     from marble.parallel import hosts
     from marble.pipelines import ImageSpec
     from marble.training.step import several_steps
@@ -52,7 +51,7 @@ def measure(arguments: argparse.Namespace) -> float:
         process_count=jax.process_count(),
     )
     batch = mapping.put_part({k: np.asarray(v)[None] for k, v in next(host).items()}, batch_axis=1)
-    state, key = mapping.init(lambda: init_state(experiment)), jax.random.key(0, impl="threefry2x32")
+    state, key = mapping.init(experiment.init_state), jax.random.key(0, impl="threefry2x32")
     step = mapping.compile_step(
         several_steps(run.make_train_step_of(experiment, mapping), mapping.scan), state, batch, key
     )

@@ -31,9 +31,10 @@ import torch
 
 from marble.diffusion import denoiser, linear
 from marble.models import UNet
+from marble.objectives.denoising import diffusion_loss_fn
+from marble.objectives.draws import empty_sums
 from marble.parallel import compiler_options
 from marble.sampling import Ancestral, guidance, image_keys, levels, sample
-from marble.training.objectives import diffusion_loss_fn
 from marble.training.optimizer import adam
 from marble.training.state import TrainState
 from marble.training.step import make_train_step
@@ -146,7 +147,7 @@ def marble_training(params: Any, images: np.ndarray) -> Callable[[], Any]:
     loss_fn = diffusion_loss_fn(CIFAR10, linear())
     step = make_train_step(loss_fn, optimizer, ema_decay=EMA_DECAY)
     step = jax.jit(step, donate_argnums=0, compiler_options=compiler_options(gradients=True))
-    state = jax.jit(lambda params: TrainState.create(params, optimizer))(params)
+    state = jax.jit(lambda params: TrainState.create(params, optimizer, sums=empty_sums()))(params)
     batch = {"image": jnp.asarray(images), "index": jnp.arange(len(images))}
     key = jax.random.key(0)
 

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from marble import builders, checkpoint, workdir
-from marble.experiments import init_state
 from marble.training.logging import TIMING_FIELDS
 from marble.training.state import TrainState
 
@@ -71,7 +70,7 @@ def final_state(directory: Path) -> tuple[int, TrainState]:
     """The newest checkpoint of a run, whole."""
     config, image = workdir.recall(str(directory))
     experiment = builders.build(config, image)
-    target = jax.eval_shape(lambda: init_state(experiment))
+    target = jax.eval_shape(experiment.init_state)
     step, state, damaged = checkpoint.restore_newest(str(directory), target)
     assert damaged == []
     return step, state

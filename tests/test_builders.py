@@ -5,18 +5,29 @@ import pytest
 from marble import builders
 from marble.config import load_config
 from marble.errors import InputError
+from marble.objectives.vae import LIKELIHOODS
 from marble.pipelines import ImageSpec
 
 
 def test_a_vae_s_config_is_completed_and_built():
     config = builders.complete(load_config("digits_vae"))
-    assert sorted(config) == ["data", "model", "optimizer", "parallel", "sampling", "seed", "training", "vae"]
+    assert sorted(config) == [
+        "data",
+        "model",
+        "objective",
+        "optimizer",
+        "parallel",
+        "sampling",
+        "seed",
+        "training",
+        "vae",
+    ]
     assert config.sampling.to_dict() == {"pixels": "mean", "batch_size": 64}
     assert builders.complete(config).to_dict() == config.to_dict()
     experiment = builders.build(config, ImageSpec((8, 8, 1), 17))
     assert (
-        experiment.model.image_shape == (8, 8, 1)
-        and experiment.likelihood is builders.LIKELIHOODS["discretised_logistic"]
+        experiment.objective.model.image_shape == (8, 8, 1)
+        and experiment.objective.likelihood is LIKELIHOODS["discretised_logistic"]
     )
 
 

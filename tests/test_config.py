@@ -9,9 +9,12 @@ from ml_collections import ConfigDict
 
 from marble import builders
 from marble.cli.train import configured
-from marble.config import bind, completed, differences, flat, load_config
+from marble.config import completed, differences, flat, load_config
 from marble.diffusion import weighting
 from marble.errors import InputError
+from marble.objectives.diffusion import SCHEDULES
+from marble.objectives.samplers import SAMPLERS
+from marble.schema import bind
 
 
 @dataclasses.dataclass
@@ -142,11 +145,11 @@ def test_completing_twice_changes_nothing():
     assert isinstance(once, ConfigDict)
 
 
-@pytest.mark.parametrize("name", builders.SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_is_a_config_word(name):
     config = builders.complete(change(minimal(), "sampling", {"sampler": name}))
     assert builders.complete(config).to_dict() == config.to_dict()
-    assert callable(builders.build(config, builders.ImageSpec((8, 8, 1), 17)).sampler.step)
+    assert callable(builders.build(config, builders.ImageSpec((8, 8, 1), 17)).objective.sampler.step)
 
 
 def test_settings_of_a_sampler_are_checked_when_it_is_built():
@@ -157,11 +160,16 @@ def test_settings_of_a_sampler_are_checked_when_it_is_built():
 
 def test_another_sampler_takes_the_settings_that_it_has():
     sampling = {"sampler": "ancestral", "variance_type": "fixed_large", "num_steps": 7}
-    assert builders.renamed("sampling", sampling, "sampler", "ddim") == {"sampler": "ddim", "num_steps": 7}
-    assert builders.renamed("sampling", sampling, "sampler", "ancestral") == sampling
+    config = {**minimal().to_dict(), "sampling": sampling}
+
+    def with_sampler(name):
+        return builders.renamed(config, "sampling", "sampler", name)
+
+    assert with_sampler("ddim") == {**config, "sampling": {"sampler": "ddim", "num_steps": 7}}
+    assert with_sampler("ancestral") == config
 
 
-@pytest.mark.parametrize("name", builders.SCHEDULES)
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_any_schedule_can_be_chosen_on_the_command_line(name):
     words = [f"--config.diffusion.{word}" for word in (f"beta_schedule={name}", "prediction_type=v")]
     words.append("--config.sampling.num_steps=5")
@@ -169,11 +177,11 @@ def test_any_schedule_can_be_chosen_on_the_command_line(name):
         words.append("--config.diffusion.weighting=elbo")
     config = configured("digits:smoke", words)
     experiment = builders.build(config, builders.ImageSpec((8, 8, 1), 17))
-    experiment.check_grid()
+    experiment.objective.check()
     assert config.diffusion.beta_schedule == name
 
 
-@pytest.mark.parametrize("name", builders.SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_any_sampler_can_be_chosen_on_the_command_line(name, caplog):
     with caplog.at_level("INFO"):
         config = configured("digits:smoke", [f"--config.sampling.sampler={name}"])
@@ -186,7 +194,7 @@ def test_a_learned_variance_is_used_unless_the_config_says_otherwise(caplog):
     config = minimal().to_dict()
     learned = {**config, "diffusion": {**config["diffusion"], "variance_type": "learned_range"}, "sampling": {}}
     assert builders.complete(learned).sampling.variance_type == "learned_range"
-    assert builders.build(learned, builders.ImageSpec((8, 8, 1), 17)).sampler.variance_type == "learned_range"
+    assert builders.build(learned, builders.ImageSpec((8, 8, 1), 17)).objective.sampler.variance_type == "learned_range"
     stated = {**learned, "sampling": {"variance_type": "fixed_small"}}
     builders.build(stated, builders.ImageSpec((8, 8, 1), 17))
     assert "leaves the variance that is learned unused" in caplog.text
@@ -213,17 +221,17 @@ def test_weightings_are_config_words_with_their_arguments():
         ({"diffusion.weighting": "elbo", "diffusion.variance_type": "fixed_large"}, {"variance_type": "fixed_large"}),
         ({"diffusion.weighting": "elbo"}, {}),
     ):
-        experiment = builders.build(words(changes), builders.ImageSpec((8, 8, 1), 17))
-        found = experiment.weighting(experiment.schedule, t)
-        np.testing.assert_array_equal(found, weighting.elbo(experiment.schedule, t, **expected))
-    experiment = builders.build(
+        objective = builders.build(words(changes), builders.ImageSpec((8, 8, 1), 17)).objective
+        found = objective.weighting(objective.schedule, t)
+        np.testing.assert_array_equal(found, weighting.elbo(objective.schedule, t, **expected))
+    objective = builders.build(
         words({"diffusion.weighting": "min_snr", "diffusion.gamma": 2.0}), builders.ImageSpec((8, 8, 1), 17)
-    )
+    ).objective
     np.testing.assert_array_equal(
-        experiment.weighting(experiment.schedule, t), weighting.min_snr(experiment.schedule, t, gamma=2.0)
+        objective.weighting(objective.schedule, t), weighting.min_snr(objective.schedule, t, gamma=2.0)
     )
-    experiment = builders.build(minimal(), builders.ImageSpec((8, 8, 1), 17))
-    assert experiment.weighting(experiment.schedule, t) is None
+    objective = builders.build(minimal(), builders.ImageSpec((8, 8, 1), 17)).objective
+    assert objective.weighting(objective.schedule, t) is None
 
 
 STEPLESS = {"beta_schedule": "cosine"}

@@ -36,7 +36,9 @@ def test_full_size(name):
     params = jax.eval_shape(experiment.init_params)
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     assert parameters in (None, count)
-    outputs = jax.eval_shape(lambda p, a: experiment.model.apply({"params": p}, *a), params, experiment.model_inputs())
+    outputs = jax.eval_shape(
+        lambda p, a: experiment.objective.model.apply({"params": p}, *a), params, experiment.objective.model_inputs()
+    )
     assert {output.shape for output in jax.tree.leaves(outputs)} == {(1, *shape)}
 
 

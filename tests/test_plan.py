@@ -10,7 +10,6 @@ from marble import builders, plan
 from marble.config import load_config
 from marble.data.declared import declared
 from marble.errors import InputError
-from marble.experiments import init_state
 from marble.parallel import ParallelConfig
 from marble.parallel.program import Figures
 from marble.pipelines import ImageSpec
@@ -65,7 +64,7 @@ def split_leaves():
 
 def test_state_is_the_sum_of_its_arrays(replicated, split):
     experiment = builders.build(config_of(), ImageSpec((8, 8, 1), 17))
-    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(init_state(experiment)))
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(experiment.init_state()))
     in_parts = sum(leaf.size for leaf in split_leaves()) * 4
     count = replicated.num_parameters
     assert count == sum(leaf.size for leaf in jax.tree.leaves(experiment.init_params()))
@@ -118,7 +117,7 @@ def test_operations_are_the_networks_and_little_more():
     mapping = ParallelConfig().open(jax.devices())
     batch = plan.batch_shapes(experiment, declared("digits"), mapping)
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
-    state, key = jax.eval_shape(lambda: init_state(experiment)), jax.eval_shape(lambda: jax.random.key(0))
+    state, key = jax.eval_shape(experiment.init_state), jax.eval_shape(lambda: jax.random.key(0))
     counted = products(jax.make_jaxpr(make_train_step_of(experiment, mapping))(state, one, key).jaxpr)
     found = planned(config, sampler=False).to_dict()["train"]
     assert found["flops_per_image"] * 64 == found["flops_per_step"]

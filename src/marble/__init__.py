@@ -5,8 +5,8 @@
     pipe = marble.load("runs/digits")
     images = pipe.sample(64, seed=0)          # uint8 [64 8 8 1]
 
-The parts: marble.diffusion (the theory), marble.models, marble.sampling, marble.training, marble.data,
-marble.pipelines, marble.metrics, marble.parallel, marble.errors.
+The parts: marble.diffusion (the theory), marble.models, marble.sampling, marble.conditioning, marble.objectives,
+marble.training, marble.data, marble.pipelines, marble.metrics, marble.parallel, marble.errors.
 """
 
 import importlib
@@ -16,11 +16,13 @@ __version__ = "0.1.0"
 
 _PARTS = (
     "compression",
+    "conditioning",
     "data",
     "diffusion",
     "errors",
     "metrics",
     "models",
+    "objectives",
     "parallel",
     "pipelines",
     "sampling",

@@ -1,321 +1,158 @@
-"""The one place where the names in a config become objects.
+"""Configs become experiments here, and workdirs pipelines.
 
-Each section of a config is the arguments of what it builds: a name picks the class or function from a dict here, and
-that signature is the schema.
+Each section of a config is the arguments of what it builds: a name picks the class or function from a dict, and that
+signature is the schema. The dicts of what all configs have are here, those of an objective in its file.
 """
 
-import functools
-import inspect
-import logging
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import ml_collections
 
-from marble import checkpoint, diffusion, vae
+from marble import checkpoint
 from marble import workdir as workdirs
-from marble.config import bind, completed, nearest, schema
-from marble.diffusion import NoiseSchedule, weighting
+from marble.config import completed
 from marble.errors import InputError
-from marble.experiments import DataConfig, DiffusionExperiment, Experiment, VAEExperiment
-from marble.models import VAE, LearnedLinear, LearnedMonotone, UNet
+from marble.experiments import DataConfig, Experiment
+from marble.objectives.diffusion import Diffusion
+from marble.objectives.objective import Given, Objective
+from marble.objectives.vae import VariationalAutoencoder
 from marble.parallel import ParallelConfig, hosts
-from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig, VAEPipeline, VAESamplingConfig
-from marble.sampling import (
-    DDIM,
-    ODE,
-    PNDM,
-    Ancestral,
-    Euler,
-    Heun,
-    PredictorCorrector,
-    Sampler,
-    UniPC,
-    dpm_solver_2m,
-    dpm_solver_3m,
-    dpm_solver_sde,
-)
-from marble.training.diffusion_config import FIXED, DiffusionConfig, check_words
+from marble.schema import Reading, Section, bind, look_up, merged, nearest, schema
 from marble.training.loop import TrainingConfig
 from marble.training.optimizer import adam, warmup_decay
+from marble.typing import ImageSpec
 
-logger = logging.getLogger(__name__)
-
-MODELS = {"unet": UNet, "vae": VAE}
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-SCHEDULES = {
-    "linear": diffusion.linear,
-    "scaled_linear": diffusion.scaled_linear,
-    "quadratic": diffusion.scaled_linear,
-    "constant": diffusion.constant,
-    "jsd": diffusion.jsd,
-    "warmup10": diffusion.warmup10,
-    "warmup50": diffusion.warmup50,
-    "squaredcos_cap_v2": diffusion.squaredcos_cap_v2,
-    "sigmoid": diffusion.sigmoid,
-    "cosine": diffusion.cosine,
-    "edm": diffusion.edm,
-    "rectified_flow": diffusion.rectified_flow,
-    "learned_linear": LearnedLinear,
-    "learned_monotone": LearnedMonotone,
-}
-WEIGHTINGS = {
-    "simple": weighting.simple,
-    "elbo": weighting.elbo,
-    "snr": weighting.snr,
-    "min_snr": weighting.min_snr,
-    "p2": weighting.p2,
-    "sigmoid": weighting.sigmoid,
-    "edm": weighting.edm,
-}
+OBJECTIVES = {"diffusion": Diffusion, "vae": VariationalAutoencoder}
+"""What ``config.objective`` can be; where a config does not say, its model does."""
 OPTIMIZERS = {"adam": adam}
-PREDICTORS = {"ancestral": Ancestral, "ddim": DDIM, "euler": Euler, "heun": Heun}
-
-
-def predictor_corrector(
-    schedule: NoiseSchedule,
-    predictor: Literal["ancestral", "ddim", "euler", "heun"] = "ancestral",
-    snr: float = 0.16,
-    num_corrections: int = 1,
-) -> PredictorCorrector:
-    """A predictor-corrector whose predictor has its own defaults."""
-    return PredictorCorrector(with_schedule(PREDICTORS[predictor], schedule), snr, num_corrections)
-
-
-def with_schedule(sampler: Callable[..., Sampler], schedule: NoiseSchedule, **arguments: Any) -> Sampler:
-    """A sampler with these arguments, checked; those that ask for levels off their grid get the schedule too."""
-    asks = "schedule" in inspect.signature(sampler).parameters
-    if asks and isinstance(schedule, nn.Module):
-        raise InputError("this sampler leaves its grid, and can't where the schedule is learned: choose another")
-    built = sampler(schedule, **arguments) if asks else sampler(**arguments)
-    jax.eval_shape(lambda: built.init(jnp.zeros((1, 1)), 1))
-    return built
-
-
-SAMPLERS = {
-    "ancestral": Ancestral,
-    "ddim": DDIM,
-    "pndm": PNDM,
-    "dpm_solver_2m": dpm_solver_2m,
-    "dpm_solver_3m": dpm_solver_3m,
-    "dpm_solver_sde": dpm_solver_sde,
-    "unipc": UniPC,
-    "euler": Euler,
-    "heun": Heun,
-    "ode": ODE,
-    "predictor_corrector": predictor_corrector,
+SECTIONS = {
+    "data": Section(constructors=(DataConfig,)),
+    "model": Section(),
+    "optimizer": Section({"name": OPTIMIZERS}, (warmup_decay, "name")),
+    "training": Section(constructors=(TrainingConfig,)),
+    "sampling": Section(),
+    "parallel": Section(constructors=(ParallelConfig,), is_optional=True),
 }
-LIKELIHOODS = {"discretised_logistic": vae.DISCRETISED_LOGISTIC, "gaussian": vae.GAUSSIAN}
-NAMES = {
-    "model": {"name": MODELS, "dtype": DTYPES},
-    "diffusion": {"beta_schedule": SCHEDULES, "weighting": WEIGHTINGS},
-    "vae": {"likelihood": LIKELIHOODS},
-    "optimizer": {"name": OPTIMIZERS},
-    "sampling": {"sampler": SAMPLERS},
-}
-"""The keys whose values are names, and what the names stand for; the first is the default."""
+"""What every config has; objectives add to it."""
+FIRST = ("data", "model")
+"""What a reader of a config looks for first; an objective's own sections come next."""
+RETIRED = {"training": {"timestep_sampling": "uniform", "self_conditioning": False, "label_dropout": 0.0}}
+"""Keys that earlier versions kept in every workdir, with the value at which they meant nothing."""
 
 
-class Objective(NamedTuple):
-    """What a config has that trains a kind of model."""
-
-    schema: Callable[..., None]
-    """Its arguments are the sections of the config, and the seed."""
-    names: Mapping[str, Mapping[str, Mapping[str, Any]]]
-    """As NAMES."""
-
-    @property
-    def sections(self) -> list[str]:
-        """The sections, in the order in which they are built."""
-        return [name for name in schema(self.schema) if name != "seed"]
+def keys_beside_sections(*, seed: int) -> None:
+    """The schema of what stands in a config outside of its sections and names."""
 
 
-def diffusion_sections(
-    *,
-    seed: int,
-    data: Any,
-    model: Any,
-    diffusion: Any,
-    optimizer: Any,
-    training: Any,
-    sampling: Any,
-    parallel: Any = None,
-) -> None:
-    """The schema of a diffusion model's config."""
+class Layout:
+    """What a config has, by the objective that it chooses: its names, its sections and its other keys."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.objective_name = _objective_name(config)
+        self.objective: type[Objective] = OBJECTIVES[self.objective_name]
+        self.names, self.parts = {}, {}
+        for key, table in self.objective.choices.items():
+            self.names[key] = config.get(key) or next(iter(table))
+            self.parts[key] = look_up(key, table, self.names[key])
+        of_parts = [part.sections for part in self.parts.values()]
+        first = {name: Section() for name in (*FIRST, *self.objective.sections)}
+        self.sections = merged(first, SECTIONS, self.objective.sections, *of_parts)
+        self._check(config)
+
+    def _check(self, config: Mapping[str, Any]) -> None:
+        """InputError unless the config has just what is read."""
+        of_others = {name for objective in OBJECTIVES.values() for name in objective.sections} - set(self.sections)
+        for section in config:
+            if section in of_others:
+                model = config.get("model", {}).get("name", next(iter(self.sections["model"].names["name"])))
+                raise InputError(
+                    f"the config section {section} is not read with model.name={model!r}: "
+                    f"remove it; what is read is {', '.join(self.sections)}"
+                )
+        known = [*schema(keys_beside_sections), "objective", *self.names, *self.sections]
+        for key, value in config.items():
+            if key not in known:
+                raise InputError(f"unknown config key config.{key}={value!r}{nearest(key, known)}")
+        for name, section in self.sections.items():
+            if name not in config and not section.is_optional:
+                raise InputError(f"the config has no config.{name}")
+        bind("config", _beside_sections(config), keys_beside_sections)
 
 
-def vae_sections(
-    *, seed: int, data: Any, model: Any, vae: Any, optimizer: Any, training: Any, sampling: Any, parallel: Any = None
-) -> None:
-    """The schema of a variational autoencoder's config."""
+def _beside_sections(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: config[key] for key in schema(keys_beside_sections) if key in config}
 
 
-OBJECTIVES = {UNet: Objective(diffusion_sections, NAMES), VAE: Objective(vae_sections, {**NAMES, "sampling": {}})}
-"""The objective follows the model."""
+def _objective_name(config: Mapping[str, Any]) -> str:
+    """The name in the config, or the one whose models have the config's."""
+    if config.get("objective") is not None:
+        look_up("objective", OBJECTIVES, config["objective"])
+        return config["objective"]
+    models = {
+        model: name
+        for name, objective in OBJECTIVES.items()
+        for model in objective.sections.get("model", Section()).names.get("name", {})
+    }
+    chosen, _ = Section({"name": models}).chosen("model", config.get("model", {}))
+    return chosen["name"]
 
 
 def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The config with every key that it does not state at its default; InputError for what it states wrongly."""
-    config, objective = variance_followed(config), checked_sections(config)
-    whole = ml_collections.ConfigDict({"seed": config["seed"]})
-    for section in objective.sections:
-        chosen, rest = pick(section, config.get(section, {}), objective.names)
-        constructors = constructors_of(section, chosen)
-        bind(section, rest, *constructors)
-        whole[section] = completed(rest, *constructors)
-        for key, table in objective.names.get(section, {}).items():
-            whole[section][key] = config[section].get(key, next(iter(table)))
+    layout = Layout(config)
+    config = layout.objective.followed(config)
+    beside = {"objective": layout.objective_name, **layout.names, **_beside_sections(config)}
+    whole = ml_collections.ConfigDict(beside)
+    for name, section in layout.sections.items():
+        chosen, rest = section.chosen(name, config.get(name, {}))
+        made = section.resolved(chosen)
+        bind(name, rest, *made)
+        whole[name] = completed(rest, *made)
+        for key, table in section.names.items():
+            whole[name][key] = config[name].get(key, next(iter(table)))
     return whole
 
 
-def build(config: Mapping[str, Any], image: ImageSpec) -> Experiment:
+def build(config: Mapping[str, Any], image: ImageSpec, *, class_names: Sequence[str] | None = None) -> Experiment:
     """The parts of a config for images of this kind; InputError where a name, key, type or value is wrong."""
-    config, objective = variance_followed(config), checked_sections(config)
+    layout = Layout(config)
+    reading = Reading(layout.objective.followed(config), layout.sections)
     if not 0 <= config["seed"] < 2**32:
         raise InputError(f"config key seed={config['seed']} must be between 0 and {2**32 - 1}")
-    chosen, arguments = {}, {}
-    for section in objective.sections:
-        chosen[section], rest = pick(section, config.get(section, {}), objective.names)
-        arguments[section] = bind(section, rest, *constructors_of(section, chosen[section]))
-    learning_rate = warmup_decay(**arguments["optimizer"][0])
-    parts = dict(
+    learning_rate, training = reading.make("optimizer", warmup_decay), reading.make("training", TrainingConfig)
+    return Experiment(
         seed=config["seed"],
-        data=DataConfig(**arguments["data"][0]),
-        optimizer=chosen["optimizer"]["name"](learning_rate, **arguments["optimizer"][1]),
+        data=reading.make("data", DataConfig),
+        objective=layout.objective.build(reading, Given(training, image, class_names, layout.parts)),
+        optimizer=reading.make("optimizer", "name", learning_rate),
         learning_rate=learning_rate,
-        training=TrainingConfig(**arguments["training"][0]),
+        training=training,
         image=image,
-        parallel=ParallelConfig(**arguments["parallel"][0]),
-    )
-    build_objective = _build_vae if chosen["model"]["name"] is VAE else _build_diffusion
-    return build_objective(parts, chosen, arguments)
-
-
-def _build_diffusion(parts: dict[str, Any], chosen: Mapping[str, Any], arguments: Mapping[str, Any]) -> Experiment:
-    of_schedule, of_words, of_weighting = arguments["diffusion"]
-    words, training, make_schedule = (
-        DiffusionConfig(**of_words),
-        parts["training"],
-        chosen["diffusion"]["beta_schedule"],
-    )
-    name = next(name for name, make in SCHEDULES.items() if make is make_schedule)
-    schedule = words.stretched(make_schedule(**of_schedule), name)
-    model = chosen["model"]["name"](
-        **arguments["model"][0],
-        dtype=chosen["model"]["dtype"],
-        out_channels=parts["image"].shape[-1] * (2 if words.learns_variance else 1),
-        reads_x_0=training.self_conditioning,
-    )
-    experiment = DiffusionExperiment(
-        **parts,
-        model=model,
-        schedule=schedule,
-        diffusion=words,
-        weighting=functools.partial(chosen["diffusion"]["weighting"], **of_weighting),
-        sampler=with_schedule(chosen["sampling"]["sampler"], schedule, **arguments["sampling"][0]),
-        sampling=SamplingConfig(**arguments["sampling"][1]),
-    )
-    if words.learns_variance and getattr(experiment.sampler, "variance_type", words.variance_type) in FIXED:
-        logger.warning(
-            "sampling.variance_type=%r leaves the variance that is learned unused", experiment.sampler.variance_type
-        )
-    experiment.sampling.guidance().check(has_origin=training.label_dropout > 0)
-    check_words(
-        words,
-        schedule,
-        chosen["diffusion"]["weighting"],
-        timestep_sampling=training.timestep_sampling,
-        self_conditioning=training.self_conditioning,
-        sampler=experiment.sampler,
-    )
-    return experiment
-
-
-def _build_vae(parts: dict[str, Any], chosen: Mapping[str, Any], arguments: Mapping[str, Any]) -> Experiment:
-    return VAEExperiment(
-        **parts,
-        model=VAE(**arguments["model"][0], dtype=chosen["model"]["dtype"], image_shape=parts["image"].shape),
-        likelihood=chosen["vae"]["likelihood"],
-        sampling=VAESamplingConfig(**arguments["sampling"][0]),
+        parallel=reading.make("parallel", ParallelConfig),
     )
 
 
 def data_config(config: Mapping[str, Any]) -> DataConfig:
     """The section ``data``, which is opened before the rest can be built."""
-    return DataConfig(**bind("data", config["data"], DataConfig)[0])
+    return Reading(config, {"data": SECTIONS["data"]}).make("data", DataConfig)
 
 
 def parallel_config(config: Mapping[str, Any]) -> ParallelConfig:
     """The section ``parallel``, which says how the processes of a run find each other."""
-    return ParallelConfig(**bind("parallel", config.get("parallel", {}), ParallelConfig)[0])
+    return Reading(config, {"parallel": SECTIONS["parallel"]}).make("parallel", ParallelConfig)
 
 
-def checked_sections(config: Mapping[str, Any]) -> Objective:
-    """The objective of a config's model; InputError unless the config has just the sections that it reads."""
-    model = pick("model", config.get("model", {}))[0]["name"]
-    objective = OBJECTIVES[model]
-    unread = [section for section in NAMES if section in config and section not in objective.sections]
-    if unread:
-        raise InputError(
-            f"the config section {unread[0]} is not read with model.name={config['model'].get('name', 'unet')!r}: "
-            f"remove it; what is read is {', '.join(objective.sections)}"
-        )
-    bind("config", config, objective.schema)
-    return objective
-
-
-def variance_followed(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config whose sampler, where nothing is said of its variance, uses the one that is learned."""
-    learned = config.get("diffusion", {}).get("variance_type")
-    sampling = config.get("sampling", {})
-    if learned in (None, *FIXED) or "variance_type" in sampling:
-        return config
-    if "variance_type" not in schema(pick("sampling", sampling)[0]["sampler"]):
-        return config
-    return {**config, "sampling": {**sampling, "variance_type": learned}}
-
-
-def constructors_of(section: str, chosen: Mapping[str, Any]) -> list[Callable[..., Any]]:
-    """The functions and classes whose arguments a section holds, given what its names stand for."""
-    match section:
-        case "data":
-            return [DataConfig]
-        case "model":
-            return [chosen["name"]]
-        case "diffusion":
-            return [chosen["beta_schedule"], DiffusionConfig, chosen["weighting"]]
-        case "vae":
-            return []
-        case "optimizer":
-            return [warmup_decay, chosen["name"]]
-        case "training":
-            return [TrainingConfig]
-        case "parallel":
-            return [ParallelConfig]
-        case "sampling":
-            return [chosen["sampler"], SamplingConfig] if "sampler" in chosen else [VAESamplingConfig]
-
-
-def pick(
-    section: str, values: Mapping[str, Any], names: Mapping[str, Any] = NAMES
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the names in a section stand for, and the rest of it."""
-    if not isinstance(values, Mapping | ml_collections.ConfigDict):
-        raise InputError(f"config key {section}={values!r} must be a section of keys")
-    rest = dict(values)
-    tables = names.get(section, {})
-    chosen = {k: look_up(f"{section}.{k}", table, rest.pop(k, next(iter(table)))) for k, table in tables.items()}
-    return chosen, rest
-
-
-def look_up(what: str, table: Mapping[str, Any], name: Any) -> Any:
-    """table[name], or an InputError with the nearest name."""
-    if not isinstance(name, str) or name not in table:
-        raise InputError(f"config key {what}={name!r} is unknown{nearest(name, table)}")
-    return table[name]
+def as_now(kept: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The complete config that this version would keep of a run, from what an earlier one kept."""
+    config = dict(kept)
+    sections = Layout(config).sections
+    for name, retired in RETIRED.items():
+        read = sections[name].keys_for(name, config[name])
+        gone = [key for key in retired if key not in read and config[name].get(key) == retired[key]]
+        config[name] = {key: value for key, value in config[name].items() if key not in gone}
+    return complete(config)
 
 
 def load(
@@ -325,7 +162,7 @@ def load(
     raw_params: bool = False,
     sampler: str | None = None,
     guide: str | None = None,
-) -> DiffusionPipeline | VAEPipeline:
+) -> Any:
     """The pipeline of a trained workdir, from its newest whole checkpoint, or that of ``step``.
 
     It samples with the averaged parameters, or with the last ones if raw_params; sampler replaces the config's. guide
@@ -342,13 +179,14 @@ def load_step(
     raw_params: bool = False,
     sampler: str | None = None,
     guide: str | None = None,
-) -> tuple[int, DiffusionPipeline | VAEPipeline]:
+) -> tuple[int, Any]:
     """The step of the checkpoint that ``load`` takes, and its pipeline."""
-    config, image = workdirs.recall(workdir)
-    if sampler is not None and checked_sections(config).names["sampling"] == {}:
-        raise InputError(f"sampler {sampler!r} given, but the model of {workdir} draws in one step: leave it out")
+    kept, image = workdirs.recall(workdir)
+    config = as_now(kept)
     if sampler is not None:
-        config["sampling"] = renamed("sampling", config.get("sampling", {}), "sampler", sampler)
+        if "sampler" not in Layout(config).sections["sampling"].names:
+            raise InputError(f"sampler {sampler!r} given, but the model of {workdir} draws in one step: leave it out")
+        config = renamed(config, "sampling", "sampler", sampler)
     experiment = build(config, image)
     field = "params" if raw_params else "ema_params"
     target = {field: jax.eval_shape(experiment.init_params)}
@@ -366,11 +204,9 @@ def load_step(
     return step, experiment.pipeline(state[field], guide=None if guide is None else load(guide))
 
 
-def renamed(section: str, values: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
-    """A section with another name at this key of it, without what only the name before had; InputError if unknown."""
-    changed = {**values, key: name}
-    before, after = (
-        {k for constructor in constructors_of(section, pick(section, v)[0]) for k in schema(constructor)}
-        for v in (values, changed)
-    )
-    return {k: v for k, v in changed.items() if k in after or k not in before}
+def renamed(config: Mapping[str, Any], section: str, key: str, name: str) -> dict[str, Any]:
+    """A config with another name at this key of a section, without what only the name before had in that section."""
+    values = config[section]
+    changed = {**config, section: {**values, key: name}}
+    before, after = (Layout(c).sections[section].keys_for(section, c[section]) for c in (config, changed))
+    return {**config, section: {k: v for k, v in changed[section].items() if k in after or k not in before}}

@@ -1,15 +1,11 @@
-"""Config files: finding them, checking them against the signatures they are for, comparing and keeping them.
+"""Config files: finding, completing and comparing them. What they may say is in schema.py.
 
-A config is a Python file with ``get_config(variant=None) -> ConfigDict``. Its sections are the arguments of functions
-and classes, so those signatures are the schema: an unknown key or a wrong type is an error that names the key.
+A config is a Python file with ``get_config(variant=None) -> ConfigDict``.
 """
 
-import difflib
-import inspect
 import runpy
-import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ from typing import Any
 import ml_collections
 
 from marble.errors import InputError
+from marble.schema import nearest, schema
 
 MAY_CHANGE = (
     "training.num_steps",
@@ -31,9 +28,6 @@ MAY_CHANGE = (
     "data.data_dir",
 )
 """What may differ when a run goes on; all else makes another run."""
-
-SUPPLIED = ("parent", "out_channels", "image_shape", "reads_x_0", "dtype", "learning_rate_fn", "schedule", "t")
-"""Arguments of constructors that marble supplies itself: no config has them as they are."""
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -57,38 +51,6 @@ def load_config(config: str) -> ml_collections.ConfigDict:
     if not isinstance(found, ml_collections.ConfigDict):
         raise InputError(f"the config {config} has no get_config(variant=None) that returns a ConfigDict")
     return found
-
-
-def bind(section: str, values: Mapping[str, Any], *constructors: Callable[..., Any]) -> list[dict[str, Any]]:
-    """The values of a section as arguments of each constructor, checked: unknown, missing, and of wrong type.
-
-    Lists come back as tuples. InputError, naming the key, the value and the nearest valid name.
-    """
-    schemas = [schema(constructor) for constructor in constructors]
-    known = {name: field for fields in schemas for name, field in fields.items()}
-    for key, value in values.items():
-        if key not in known:
-            on_one_line = " ".join(repr(value).split())
-            raise InputError(f"unknown config key {section}.{key}={on_one_line}{nearest(key, known)}")
-        hint = known[key].annotation
-        if typing.get_origin(hint) is typing.Literal and value not in typing.get_args(hint):
-            words = [str(word) for word in typing.get_args(hint)]
-            raise InputError(f"config key {section}.{key}={value!r} is unknown{nearest(value, words)}")
-        if not _fits(value, hint):
-            wanted = inspect.formatannotation(hint).rpartition("typing.")[2].rpartition("abc.")[2]
-            raise InputError(f"config key {section}.{key}={value!r} is {type(value).__name__}, but must be {wanted}")
-    for name, field in known.items():
-        if field.default is field.empty and name not in values:
-            raise InputError(f"the config has no {section}.{name}")
-    tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return [{key: tuples[key] for key in fields if key in tuples} for fields in schemas]
-
-
-def schema(constructor: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The arguments of a constructor that a config can give, with their annotations resolved."""
-    signature = inspect.signature(constructor, eval_str=True)
-    of_flax = ("name",) if "parent" in signature.parameters else ()
-    return {name: p for name, p in signature.parameters.items() if name not in (*SUPPLIED, *of_flax)}
 
 
 def completed(section: Mapping[str, Any], *constructors: Callable[..., Any]) -> ml_collections.ConfigDict:
@@ -129,33 +91,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[st
     return [line for key, line in lines.items() if key not in free], [lines[key] for key in free]
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a config's value has the type of an annotation."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any or hint is inspect.Parameter.empty:
-        return True
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is typing.Literal:
-        return value in arguments
-    if hint in (None, type(None)):
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if origin is not None and issubclass(origin, Sequence):
-        return isinstance(value, list | tuple) and all(_fits(item, arguments[0]) for item in value)
-    return isinstance(value, hint)
-
-
 def _placeholder(hint: Any) -> Any:
     """A field of a ConfigDict that is None, but knows the type it may get."""
     kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
     return ml_collections.config_dict.placeholder(kinds[0] if isinstance(kinds[0], type) else tuple)
-
-
-def nearest(name: str, names: Any) -> str:
-    """'; did you mean X?', or the names there are."""
-    close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(names)}"

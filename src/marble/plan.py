@@ -13,14 +13,14 @@ import numpy as np
 from marble import builders
 from marble.data.declared import Declared, declared
 from marble.errors import InputError
-from marble.experiments import DiffusionExperiment, Experiment, init_state
+from marble.experiments import Experiment
 from marble.parallel import MeshMapping
 from marble.parallel.chips import peak_flops
 from marble.parallel.program import Figures, device_memory, figures_of, shard_bytes
-from marble.pipelines import ImageSpec
 from marble.pipelines.rows import fitting_batch_size
-from marble.run import check_classes, check_parts, make_train_step_of
+from marble.run import check_parts, make_train_step_of
 from marble.training.step import several_steps
+from marble.typing import ImageSpec
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +118,8 @@ def plan(
         raise InputError("parallel.mapping='pmap' compiles when it runs: plan with --config.parallel.mapping=mesh")
     check_parts(experiment, mapping)
     if images.num_classes is not None:
-        check_classes(experiment, found.name, images.num_classes)
-    state = mapping.shapes(lambda: init_state(experiment))
+        experiment.objective.check_data(found.name, images.num_classes)
+    state = mapping.shapes(experiment.init_state)
     parts = [_train_part(experiment, images, mapping, state, cache)]
     if sampler:
         parts.append(_sample_part(experiment, mapping, state.ema_params, cache))
@@ -132,7 +132,7 @@ def batch_shapes(experiment: Experiment, images: Declared, mapping: MeshMapping)
     """The shapes of one step's batch as the loader gives it [1 b ...]."""
     size = (1, experiment.training.batch_size)
     rows = {"image": np.empty((*size, *images.image_shape), np.uint8), "index": np.empty(size, np.int32)}
-    if images.num_classes is not None or experiment.model.num_classes is not None:
+    if images.num_classes is not None or "label" in experiment.objective.keys:
         rows["label"] = np.empty(size, np.int32)
     return mapping.row_shapes(rows, batch_axis=1)
 
@@ -154,11 +154,10 @@ def _train_part(experiment: Experiment, images: Declared, mapping: MeshMapping, 
 
 def _sample_part(experiment: Experiment, mapping: MeshMapping, params: Any, cache: str | None) -> Part:
     pipeline = experiment.pipeline(None, mapping=mapping)
-    in_steps = isinstance(experiment, DiffusionExperiment)
     return Part(
         name="sample",
-        num_images=fitting_batch_size(experiment.sampling.batch_size, mapping),
-        num_steps=pipeline.num_steps() if in_steps else 1,
+        num_images=fitting_batch_size(pipeline.config.batch_size, mapping),
+        num_steps=pipeline.num_steps(),
         parameters=shard_bytes(params),
         state=shard_bytes(params),
         figures=_figures("sampler", lambda: pipeline.lower(params), mapping, cache),

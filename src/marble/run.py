@@ -14,20 +14,19 @@ from etils import epath
 
 from marble import builders, workdir
 from marble.data.loader import eval_batches, to_device, train_batches
+from marble.data.preprocess import prepare_batch
 from marble.data.sources import Source
 from marble.errors import InputError
-from marble.experiments import DiffusionExperiment, Experiment, init_state
+from marble.experiments import Experiment
 from marble.parallel import DeviceMapping, check_divides, explained_memory_error, hosts
-from marble.pipelines import ImageSpec
 from marble.pipelines.pictures import save_png
 from marble.storage import check_bucket
 from marble.training.interruption import Interruption
 from marble.training.loop import Hooks, call_lengths, restore_or_init, train
-from marble.training.objectives import LossFn, prepare_batch
 from marble.training.operation import Profile
 from marble.training.state import TrainState
-from marble.training.step import make_train_step, several_steps
-from marble.typing import Array, Batch
+from marble.training.step import LossFn, make_train_step, several_steps
+from marble.typing import Array, Batch, ImageSpec
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +71,11 @@ def _run(
     check(experiment, source, mapping)
     train_key, eval_key = jax.random.split(jax.random.key(experiment.seed, impl="threefry2x32"))
 
-    def init() -> TrainState:
-        return init_state(experiment)
-
+    init = experiment.init_state
     jax.eval_shape(init)  # a model that does not fit the images fails here, before anything is written
     facts = workdir.DataFacts(image, dict(source.splits), source.originals)
     hosts.check_same("data", repr(facts))
-    for line in hosts.from_first(lambda: workdir.check(directory, config.to_dict(), facts)):
+    for line in hosts.from_first(lambda: workdir.check(directory, config.to_dict(), facts, builders.as_now)):
         logger.info("changed since this run began: %s", line)
     with contextlib.ExitStack() as held:
         hosts.from_first(lambda: held.enter_context(workdir.locked(directory)))
@@ -101,6 +98,7 @@ def _run(
                 learning_rate=lambda step: float(experiment.learning_rate(step)),
                 evaluate=held_out_loss(experiment, source, mapping, eval_key),
                 sample=sample_grid(experiment, directory),
+                log=experiment.objective.log,
             ),
             mapping=mapping,
             interruption=interruption,
@@ -116,29 +114,19 @@ def check(experiment: Experiment, source: Source, mapping: DeviceMapping) -> Non
     check_parts(experiment, mapping)
     if experiment.training.eval_every and held_out_split(source) is None:
         raise InputError(f"{source.name} has no held-out split ({' or '.join(HELD_OUT)}): set training.eval_every=0")
-    check_classes(experiment, source.name, source.num_classes)
+    experiment.objective.check_data(source.name, source.num_classes)
 
 
 def check_parts(experiment: Experiment, mapping: DeviceMapping) -> None:
     """InputError for parts that don't fit each other or the devices, whatever the data."""
     training, count = experiment.training, len(mapping.devices)
-    if isinstance(experiment, DiffusionExperiment):
-        experiment.check_grid()
-    if training.label_dropout and experiment.model.num_classes is None:
-        raise InputError("training.label_dropout is for models with labels: set model.num_classes too, or leave it 0")
+    experiment.objective.check()
     check_divides("training.batch_size", training.batch_size, mapping)
     if training.batch_size % (training.accumulate * count):
         raise InputError(
             f"training.accumulate={training.accumulate} does not divide the {training.batch_size // count} images that "
             f"each of {count} devices has of a batch of {training.batch_size}"
         )
-
-
-def check_classes(experiment: Experiment, name: str, num_classes: int | None) -> None:
-    """InputError for a conditional model of other classes than those of the data of that name."""
-    classes = experiment.model.num_classes
-    if classes is not None and classes != num_classes:
-        raise InputError(f"model.num_classes={classes}, but {name} has {num_classes or 'no'} classes")
 
 
 def held_out_split(source: Source) -> str | None:
@@ -149,7 +137,7 @@ def held_out_split(source: Source) -> str | None:
 def make_train_step_of(experiment: Experiment, mapping: DeviceMapping) -> Callable[..., Any]:
     """The train step on the loader's uint8 batches, for the programs of a mapping."""
     return make_train_step(
-        on_uint8(experiment.loss_fn(train=True), experiment.image.levels, flips=experiment.data.flip),
+        on_uint8(experiment.objective.loss_fn(train=True), experiment.image.levels, flips=experiment.data.flip),
         experiment.optimizer,
         ema_decay=experiment.training.ema_decay,
         accumulate=experiment.training.accumulate,
@@ -190,7 +178,7 @@ def device_batches(
 
 def held_out_loss(experiment: Experiment, source: Source, mapping: DeviceMapping, key: Array) -> Callable[[Any], float]:
     """A function of parameters: the loss over the held-out split, with the same draws every time."""
-    loss_fn = experiment.loss_fn(train=False)
+    loss_fn = experiment.objective.loss_fn(train=False)
     sums = mapping.compile_sums(lambda *inputs: on_uint8(loss_fn, experiment.image.levels, flips=False)(*inputs)[1])
     split = held_out_split(source)
     examples = source.read(split) if experiment.training.eval_every and split else None
@@ -205,7 +193,7 @@ def held_out_loss(experiment: Experiment, source: Source, mapping: DeviceMapping
         loss = count = 0.0
         for i, batch in enumerate(batches):
             metrics = sums(params, mapping.put_part(batch), jax.random.fold_in(key, i))
-            of_batch, images = experiment.window.loss_and_count(metrics)
+            of_batch, images = experiment.objective.loss_and_count(metrics)
             loss, count = loss + of_batch, count + images
         return float(loss / count)
 
@@ -219,10 +207,8 @@ def sample_grid(experiment: Experiment, directory: str) -> Callable[[Any, int], 
         path = epath.Path(directory) / "samples" / f"{step:07d}.png"
         if hosts.from_first(path.exists):
             return
-        labels = None
-        if experiment.model.num_classes is not None:
-            labels = np.arange(NUM_SAMPLES) % experiment.model.num_classes
-        images = pipeline.sample(NUM_SAMPLES, seed=experiment.seed, params=params, labels=labels)
+        shown = experiment.objective.examples(NUM_SAMPLES)
+        images = pipeline.sample(NUM_SAMPLES, seed=experiment.seed, params=params, **shown)
         if hosts.is_first():
             path.parent.mkdir(parents=True, exist_ok=True)
             save_png(path, images)

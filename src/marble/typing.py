@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from marble.errors import InputError
 
@@ -20,6 +21,18 @@ data has them ``label`` [b] int32."""
 
 Context = Mapping[str, Array]
 """What the model is told besides x_t and t; its keys are the model's: ``label`` [b] int32. None is no context."""
+
+Rows = Mapping[str, np.ndarray]
+"""Arrays on the host [n ...], a row an image."""
+
+
+class ImageSpec(NamedTuple):
+    """What is known of images before there are any; of the data's, or of what diffuses in their place."""
+
+    shape: tuple[int, int, int]
+    """Height, width, channels."""
+    levels: int
+    """How many values a pixel can take."""
 
 
 class Level(NamedTuple):

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -13,8 +13,8 @@ from marble.checkpoint import saved_steps
 from marble.config import differences
 from marble.data.sources import CONTENT
 from marble.errors import InputError
-from marble.pipelines import ImageSpec
 from marble.storage import is_remote, replace_text
+from marble.typing import ImageSpec
 
 
 def config_path(workdir: str) -> epath.Path:
@@ -32,17 +32,20 @@ class DataFacts(NamedTuple):
     """What names the originals. Unless it starts with CONTENT, files that were only copied may have another name."""
 
 
-def check(workdir: str, config: Mapping[str, Any], data: DataFacts) -> list[str]:
+def check(
+    workdir: str, config: Mapping[str, Any], data: DataFacts, as_now: Callable[[Any], Any] = lambda kept: kept
+) -> list[str]:
     """What changed since the run in workdir began; [] for a new one. Writes nothing.
 
-    InputError when the workdir is of another run, with the differences.
+    as_now makes, of a config that an earlier version kept, the one that this version would keep. InputError when the
+    workdir is of another run, with the differences.
     """
     if not config_path(workdir).exists():
         if saved_steps(workdir):
             raise InputError(f"{workdir} has checkpoints but no config.json: restore it, or use another workdir")
         return []
     before, data_before = _read(workdir)
-    fixed, changed = differences(before, config)
+    fixed, changed = differences(as_now(before), config)
     fixed += [f"data: {old} -> {new}" for old, new in zip(data_before[:2], data[:2], strict=True) if old != new]
     if data.originals != data_before.originals:
         proven = all(facts.originals.startswith(CONTENT) for facts in (data, data_before))

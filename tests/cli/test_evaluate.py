@@ -10,6 +10,7 @@ import pytest
 from marble import builders, run, vae
 from marble.cli.evaluate import keep, rows_of
 from marble.cli.main import main
+from marble.conditioning import Identity
 from marble.config import load_config
 from marble.diffusion import from_curve
 from marble.errors import InputError
@@ -61,8 +62,6 @@ def autoencoder():
 class Black:
     """Takes every image for black, in the place of a network."""
 
-    num_classes = None
-
     def apply(self, variables, x_t, t, context=None):
         return jnp.full_like(x_t, -1)
 
@@ -73,7 +72,7 @@ def continuous():
         model=Black(),
         params={},
         schedule=from_curve(lambda t: 6.0 - 16.0 * t),
-        image=IMAGE,
+        codec=Identity(IMAGE),
         sampler=Ancestral(),
         config=SamplingConfig(batch_size=8),
         prediction_type="x_0",

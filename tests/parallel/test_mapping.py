@@ -9,13 +9,15 @@ import numpy as np
 import optax
 import pytest
 
+from marble.conditioning import Identity
 from marble.diffusion import linear
 from marble.errors import InputError
 from marble.models import UNet
+from marble.objectives.denoising import diffusion_loss_fn
+from marble.objectives.draws import empty_sums
 from marble.parallel import ParallelConfig, check_divides, fetch
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig
 from marble.sampling import Ancestral
-from marble.training.objectives import diffusion_loss_fn
 from marble.training.optimizer import adam, warmup_decay
 from marble.training.state import TrainState
 from marble.training.step import make_train_step, several_steps
@@ -58,7 +60,7 @@ def make_state(dtype=jnp.float32):
     params = model_of(dtype).init(jax.random.key(0), jnp.zeros((1, *SHAPE), dtype), jnp.zeros(1))["params"]
     # A last layer of zeros would leave all gradients but its own at 0.
     params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape, p.dtype), params)
-    return TrainState.create(jax.tree.map(lambda p: p.astype(dtype), params), OPTIMIZER)
+    return TrainState.create(jax.tree.map(lambda p: p.astype(dtype), params), OPTIMIZER, sums=empty_sums())
 
 
 @functools.cache
@@ -193,7 +195,7 @@ def test_images_are_those_of_one_device(name):
             model=model_of(),
             params=first_state().params,
             schedule=linear(8),
-            image=ImageSpec(SHAPE, 256),
+            codec=Identity(ImageSpec(SHAPE, 256)),
             sampler=Ancestral("fixed_small"),
             config=SamplingConfig(batch_size=16),
             mapping=config.open(jax.devices()[:count]),

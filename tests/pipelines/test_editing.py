@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from marble.conditioning import Identity
 from marble.data.preprocess import to_uint8
 from marble.diffusion import linear
 from marble.errors import InputError
@@ -33,7 +34,7 @@ def pipe():
         model=Gaussian(),
         params={},
         schedule=SCHEDULE,
-        image=ImageSpec((4, 4, 1), 256),
+        codec=Identity(ImageSpec((4, 4, 1), 256)),
         sampler=Ancestral("fixed_large"),
         config=SamplingConfig(batch_size=16),
     )

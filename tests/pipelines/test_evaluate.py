@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from exact import pixels
 
+from marble.conditioning import Identity
 from marble.data.examples import ArrayExamples
 from marble.diffusion import bound_terms, from_curve, linear
 from marble.errors import InputError
@@ -41,7 +42,7 @@ def pipeline(schedule=None, devices=1, **config):
         model=Exact(schedule),
         params={},
         schedule=schedule,
-        image=ImageSpec(shape=(2, 2, 1), levels=LEVELS),
+        codec=Identity(ImageSpec(shape=(2, 2, 1), levels=LEVELS)),
         sampler=Ancestral("fixed_small"),
         config=SamplingConfig(batch_size=16, **config),
         mapping=ParallelConfig().open(jax.devices()[:devices]),

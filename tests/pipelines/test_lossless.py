@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from marble.compression import format
+from marble.conditioning import Identity, Labels, Unconditional
 from marble.diffusion import from_curve, linear
 from marble.errors import InputError
 from marble.models import UNet
@@ -15,17 +16,18 @@ from marble.sampling import Ancestral
 COUNT = lossless.BATCH_SIZE + 3
 
 
-def pipeline(seed=1, num_classes=None, **options):
+def pipeline(seed=1, num_classes=None, label_dropout=0.0, **options):
     small = dict(out_channels=1, channels=8, channel_mult=(1, 2), num_res_blocks=1, num_groups=4)
     model = UNet(**small, attention_resolutions=(), num_classes=num_classes)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     params = tree.unflatten([x + 0.05 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
-    image = ImageSpec(shape=(8, 8, 1), levels=17)
+    codec = Identity(ImageSpec(shape=(8, 8, 1), levels=17))
+    conditioner = Labels(num_classes, label_dropout) if num_classes else Unconditional()
     config = SamplingConfig(batch_size=16)
-    options = {"schedule": linear(20), **options}
-    return DiffusionPipeline(model=model, params=params, image=image, sampler=Ancestral(), config=config, **options)
+    options = {"schedule": linear(20), "codec": codec, "conditioner": conditioner, "config": config, **options}
+    return DiffusionPipeline(model=model, params=params, sampler=Ancestral(), **options)
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +120,14 @@ def test_a_model_that_can_not_compress_is_refused_by_its_kind():
     for pipe, message in (
         (VAEPipeline(), "this is a VAEPipeline"),
         (pipeline(schedule=from_curve(lambda t: 6 - 16 * t)), "this one is in continuous time"),
-        (pipeline(num_classes=3), "was trained with labels only: train it with training.label_dropout"),
+        (pipeline(num_classes=3), "needs a model that was trained with and without labels .training.label_dropout"),
     ):
         with pytest.raises(InputError, match=message):
             lossless.LosslessCompressor(pipe)
 
 
 def test_a_model_of_classes_predicts_by_its_null_class(pixels):
-    pipe = pipeline(num_classes=3, has_null_class=True)
+    pipe = pipeline(num_classes=3, label_dropout=0.1)
     found = lossless.LosslessCompressor(pipe)._predict(pixels[:2].astype(np.float32).reshape(2, -1) / 8 - 1, 5)
     null = pipe.denoise(pixels[:2].astype(np.float32) / 8 - 1, 5, {"label": np.array([3, 3])}).x_0
     np.testing.assert_allclose(found.reshape(2, 8, 8, 1), np.clip(null, -1, 1), atol=1e-5)

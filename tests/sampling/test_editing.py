@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marble.builders import SAMPLERS, with_schedule
 from marble.diffusion import eps_from_x_0, linear, rectified_flow
+from marble.objectives.samplers import SAMPLERS, with_schedule
 from marble.sampling import (
     Ancestral,
     FromImage,

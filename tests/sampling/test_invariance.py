@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marble.builders import SAMPLERS, with_schedule
 from marble.data.preprocess import to_uint8
 from marble.diffusion import denoiser, linear
 from marble.models import UNet
+from marble.objectives.samplers import SAMPLERS, with_schedule
 from marble.parallel import ParallelConfig
 from marble.sampling import fold_keys, guidance, image_keys, levels, noise_like, sample
 

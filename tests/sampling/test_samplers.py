@@ -6,9 +6,9 @@ import mixture
 import numpy as np
 import pytest
 
-from marble.builders import SAMPLERS, with_schedule
 from marble.diffusion import edm, linear
 from marble.errors import InputError
+from marble.objectives.samplers import SAMPLERS, with_schedule
 from marble.sampling import DPMSolver, UniPC, guidance, image_keys, levels, sample
 from marble.typing import Prediction
 

@@ -13,8 +13,8 @@ import mixture
 import numpy as np
 import pytest
 
-from marble.builders import SAMPLERS
 from marble.diffusion import linear
+from marble.objectives.samplers import SAMPLERS
 from marble.sampling import (
     DDIM,
     ODE,

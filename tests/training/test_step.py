@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from marble import checkpoint
+from marble.conditioning import Labels
+from marble.data.preprocess import example_keys, prepare_batch
 from marble.diffusion import linear
 from marble.diffusion.timesteps import LossHistory
+from marble.objectives.denoising import diffusion_loss_fn
+from marble.objectives.draws import empty_sums
 from marble.parallel import ParallelConfig
-from marble.training.draws import example_keys
 from marble.training.ema import ema_update
-from marble.training.objectives import diffusion_loss_fn, prepare_batch
 from marble.training.optimizer import adam, warmup_decay
 from marble.training.state import TrainState
 from marble.training.step import make_train_step, several_steps
@@ -50,7 +52,7 @@ def batch_of(size, step=0):
 def state_of(model):
     context = {"label": jnp.zeros(1, jnp.int32)}
     params = model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), jnp.zeros(1), context)["params"]
-    return TrainState.create(params, OPTIMIZER)
+    return TrainState.create(params, OPTIMIZER, sums=empty_sums())
 
 
 def step_of(model, **options):
@@ -124,9 +126,9 @@ def test_the_window_sums_what_the_metrics_say():
     for k in range(3):
         state, metrics = step(state, batch_of(16, k), KEY)
         losses.append(float(metrics["loss"]))
-    np.testing.assert_allclose(state.window.loss, sum(losses), rtol=1e-6)
-    np.testing.assert_allclose(state.window.loss_by_t.sum(), 16 * sum(losses), rtol=1e-5)
-    assert int(state.window.num_steps) == 3 and float(state.window.count_by_t.sum()) == 48
+    np.testing.assert_allclose(state.window["loss"], sum(losses), rtol=1e-6)
+    np.testing.assert_allclose(state.window["loss_by_t"].sum(), 16 * sum(losses), rtol=1e-5)
+    assert int(state.window["num_steps"]) == 3 and float(state.window["count_by_t"].sum()) == 48
 
 
 def test_adam_with_clipping_and_warm_up_is_the_textbook_s():
@@ -176,7 +178,7 @@ def test_labels_are_dropped_at_their_rate():
             seen.append(context["label"])
             return x_t
 
-    loss_fn = diffusion_loss_fn(Spy(3), linear(100), label_dropout=0.25)
+    loss_fn = diffusion_loss_fn(Spy(3), linear(100), conditioner=Labels(3, 0.25))
     batch = batch_of(2000)
     loss_fn({}, batch, KEY)
     dropped = np.asarray(seen[0] == 3)
@@ -203,7 +205,9 @@ def filled_state():
     rng = np.random.default_rng(0)
     losses = jnp.asarray(rng.exponential([[1.0], [2.0], [3.0], [9.0]], (4, 10)), jnp.float32)
     state = state_of(Tiny())
-    return TrainState.create(state.params, OPTIMIZER, loss_history=LossHistory(losses, jnp.array([9, 10, 10, 10])))
+    return TrainState.create(
+        state.params, OPTIMIZER, sums=empty_sums(), loss_history=LossHistory(losses, jnp.array([9, 10, 10, 10]))
+    )
 
 
 @pytest.mark.heavy
@@ -266,7 +270,7 @@ def test_low_discrepancy_is_the_same_in_micro_batches_and_on_eight_devices():
     for other in (parts, spread):
         assert_close(other.params, whole.params, atol=2e-6)
         assert_close(other.window, whole.window, rtol=1e-5)
-    np.testing.assert_array_equal(whole.window.count_by_t, 8)  # 16 images twice: 4 in each quarter, exactly
+    np.testing.assert_array_equal(whole.window["count_by_t"], 8)  # 16 images twice: 4 in each quarter, exactly
 
 
 class Echo:

@@ -54,21 +54,20 @@ def check(values: flags.FlagValues) -> bool:
 def edited(pipe: Any, values: flags.FlagValues) -> np.ndarray:
     """uint8 [num h w c]: images made from those that the flags name."""
     from marble.parallel.hosts import is_first
-    from marble.pipelines import DiffusionPipeline, editing
+    from marble.pipelines import editing
     from marble.pipelines.image_files import read_images
 
-    if not isinstance(pipe, DiffusionPipeline):
-        raise InputError("images are made from images by a diffusion model: this is another")
-    options = dict(seed=values.seed, steps=values.steps, guidance_scale=values.guidance_scale, progress=is_first())
+    asked = dict(steps=values.steps, guidance_scale=values.guidance_scale, labels=values.label)
+    options = dict(seed=values.seed, progress=is_first(), **asked)
     strength = 0.5 if values.strength is None else values.strength
     if values.interpolate is not None:
         ends = [_read_one(path, pipe.image.shape) for path in values.interpolate]
-        return editing.interpolate(pipe, *ends, num=values.num, strength=strength, label=values.label, **options)
+        return editing.interpolate(pipe, *ends, num=values.num, strength=strength, **options)
     images = read_images(Path(values.init_image), pipe.image.shape)
     if values.num < 1:
         raise InputError(f"{values.num} images asked for: give at least 1")
     images = images[np.arange(values.num) % len(images)]
-    options |= dict(first=values.first, labels=values.label)
+    options |= dict(first=values.first)
     if values.mask is None:
         return editing.edit(pipe, images, strength, **options)
     mask = _read_one(values.mask, (*pipe.image.shape[:2], 1))[..., 0] >= 128

@@ -18,8 +18,8 @@ from typing import Any
 from absl import flags
 
 from marble.cli.flags import parse, refuse, require
-from marble.config import nearest
 from marble.errors import InputError
+from marble.schema import nearest
 from marble.storage import replace_text
 
 logger = logging.getLogger(__name__)

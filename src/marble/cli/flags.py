@@ -9,8 +9,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from marble.config import flat, nearest
+from marble.config import flat
 from marble.errors import InputError
+from marble.schema import nearest
 from marble.storage import check_reachable, is_remote
 
 RUNS = ("workdir", "guide")

@@ -32,7 +32,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("num", 64, "How many images.", **text)
     flags.DEFINE_integer("seed", 0, "Seed of the run of images.", **text)
     flags.DEFINE_integer("first", 0, "Index of the first image.", **text)
-    flags.DEFINE_integer("label", None, "Class of all images, for a conditional model.", **text)
+    flags.DEFINE_string("label", None, "Class of all images, its name or number, for a conditional model.", **text)
     flags.DEFINE_string("sampler", None, "Name of the sampler (default: the config's).", **text)
     flags.DEFINE_integer("steps", None, "Sampling steps, at most T (default: the config's).", **text)
     flags.DEFINE_float("guidance_scale", None, "How far to go towards the label; 1 is the model as it is.", **text)

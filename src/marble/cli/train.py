@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from marble.cli.flags import check_writable, overridden, parse, require
 from marble.config import load_config
 from marble.errors import EXIT_RESTART, InputError
+from marble.schema import Section
 from marble.storage import is_remote
 from marble.training.interruption import Interrupted, Interruption
 
@@ -79,14 +80,14 @@ def _train(argv: list[str], interruption: Interruption) -> int:
 
 def configured(name: str, changes: list[str]) -> ConfigDict:
     """The complete config of that name with the changes of the command line."""
-    from marble.builders import NAMES, complete, renamed
+    from marble.builders import Layout, complete, renamed
 
     config = load_config(name)
     for word in changes:  # names first: what one stands for says which other keys its section has
         key, _, value = word.removeprefix("--config.").partition("=")
         section, _, field = key.partition(".")
-        if field in NAMES.get(section, {}) and section in config:
-            changed = renamed(section, config[section], field, value)
+        if section in config and field in Layout(config).sections.get(section, Section()).names:
+            changed = renamed(config, section, field, value)[section]
             dropped = [f"{section}.{key}" for key in config[section] if key not in changed]
             if dropped:
                 logger.info("%s has no %s, which the config sets: left out", word, ", ".join(dropped))

@@ -1,9 +1,23 @@
 """Pixels to the numbers that diffuse and back, inside the compiled step."""
 
+from collections.abc import Mapping
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
-from marble.typing import Array
+from marble.typing import Array, Batch
+
+
+def prepare_batch(batch: Mapping[str, Array], key: Array, *, levels: int, flips: bool) -> Batch:
+    """The loader's uint8 images as float32 in [-1, 1], each flipped left to right half of the time if flips."""
+    image = to_float(batch["image"], levels)
+    return {**batch, "image": flip(image, example_keys(key, batch)) if flips else image}
+
+
+def example_keys(key: Array, batch: Batch) -> Array:
+    """One key an image [b], by its position in the global batch: the same on any number of devices."""
+    return jax.vmap(partial(jax.random.fold_in, key))(batch["index"])
 
 
 def to_float(image: Array, levels: int) -> Array:

@@ -98,8 +98,6 @@ class VAE(nn.Module):
     dropout: float = 0.0
     dtype: Any = jnp.float32
 
-    num_classes = None  # it is not told a label
-
     def setup(self) -> None:
         self._check()
         widths = [self.channels * mult for mult in self.channel_mult]

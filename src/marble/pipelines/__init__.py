@@ -1,11 +1,12 @@
 """Trained models in use: images in, images out."""
 
 from marble.pipelines import editing
+from marble.pipelines.diffusion import DiffusionPipeline
 from marble.pipelines.evaluate import Flow, bits_per_dim
-from marble.pipelines.settings import ImageSpec, SamplingConfig
+from marble.pipelines.settings import SamplingConfig
 from marble.pipelines.tally import BitsPerDim, Estimate
-from marble.pipelines.unconditional import DiffusionPipeline
 from marble.pipelines.vae import VAEPipeline, VAESamplingConfig
+from marble.typing import ImageSpec
 
 __all__ = [
     "BitsPerDim",

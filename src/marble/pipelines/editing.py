@@ -6,7 +6,7 @@ programs, one for each function below and pipeline. guidance_scale is as in ``Di
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from marble.data.preprocess import to_uint8
 from marble.errors import InputError
+from marble.pipelines.diffusion import DiffusionPipeline
+from marble.pipelines.guidance import Guidance
 from marble.pipelines.rows import batches, fitting_batch_size, whole
-from marble.pipelines.settings import Guidance
-from marble.pipelines.unconditional import DiffusionPipeline
 from marble.sampling import image_keys, sample
 from marble.sampling.editing import FromImage, Inpainting
 from marble.typing import Array, Level
@@ -35,10 +35,10 @@ def edit(
     seed: int = 0,
     first: int = 0,
     steps: int | None = None,
-    labels: int | Sequence[int] | None = None,
     guidance_scale: float | None = None,
     as_float: bool = False,
     progress: bool = False,
+    **request: Any,
 ) -> np.ndarray:
     """The images noised, and denoised again (Meng et al. 2022, SDEdit): [n h w c].
 
@@ -47,8 +47,8 @@ def edit(
     strength or size.
     """
     x_0 = _checked(pipe, images)
-    rows = {"image": x_0, **pipe.rows(len(x_0), seed=seed, first=first, labels=labels)}
-    guided = pipe.guidance(labels, guidance_scale)
+    rows = {"image": x_0, **pipe.rows(len(x_0), seed=seed, first=first, request=request)}
+    guided = pipe.guidance(request, guidance_scale)
     return _finished(pipe, _from_images(pipe, rows, strength, seed, steps, guided, progress), as_float)
 
 
@@ -61,10 +61,10 @@ def interpolate(
     strength: float = 0.5,
     seed: int = 0,
     steps: int | None = None,
-    label: int | None = None,
     guidance_scale: float | None = None,
     as_float: bool = False,
     progress: bool = False,
+    **request: Any,
 ) -> np.ndarray:
     """num images [num h w c] from image_a to image_b [h w c], mixed at the level of strength (Ho et al. 2020, fig. 8).
 
@@ -75,9 +75,9 @@ def interpolate(
         raise InputError(f"{num} images asked for: an interpolation has at least 2, its ends")
     ends = np.concatenate([_checked(pipe, np.asarray(image)[None]) for image in (image_a, image_b)])
     share = np.linspace(0, 1, num, dtype=np.float32)[:, None, None, None]
-    of_one = pipe.rows(1, seed=seed, first=0, labels=label)
-    rows = {"image": (1 - share) * ends[:1] + share * ends[1:], **{k: v.repeat(num) for k, v in of_one.items()}}
-    guided = pipe.guidance(label, guidance_scale)
+    of_one = pipe.rows(1, seed=seed, request=request)
+    rows = {"image": (1 - share) * ends[:1] + share * ends[1:], **{k: v.repeat(num, axis=0) for k, v in of_one.items()}}
+    guided = pipe.guidance(request, guidance_scale)
     return _finished(pipe, _from_images(pipe, rows, strength, seed, steps, guided, progress), as_float)
 
 
@@ -90,10 +90,10 @@ def inpaint(
     first: int = 0,
     steps: int | None = None,
     resamples: int = 10,
-    labels: int | Sequence[int] | None = None,
     guidance_scale: float | None = None,
     as_float: bool = False,
     progress: bool = False,
+    **request: Any,
 ) -> np.ndarray:
     """The images [n h w c] with the pixels that mask names drawn anew, to fit the others, which stay as they are.
 
@@ -103,9 +103,9 @@ def inpaint(
     x_0 = _checked(pipe, images)
     if whole("resamples", resamples) < 1:
         raise InputError(f"resamples={resamples} must be at least 1")
-    rows = {"image": x_0, "is_known": _known(mask, x_0), **pipe.rows(len(x_0), seed=seed, first=first, labels=labels)}
+    rows = {"image": x_0, "is_known": _known(mask, x_0), **pipe.rows(len(x_0), seed=seed, first=first, request=request)}
     grid, count, _ = _grid(pipe, 1.0, steps)
-    guided = pipe.guidance(labels, guidance_scale)
+    guided = pipe.guidance(request, guidance_scale)
     arguments = (np.uint32(seed), grid, count, guided, np.int32(resamples))
     drawn = _over_batches(pipe, _inpainted, rows, progress, *arguments)
     return _finished(pipe, np.where(rows["is_known"], x_0, drawn), as_float)
@@ -160,7 +160,7 @@ def _program(pipe: DiffusionPipeline, sampler_of: Callable[..., Any]) -> Callabl
             grid,
             image_keys(seed, batch["index"]),
             pipe.image.shape,
-            context={"label": batch["label"]} if "label" in batch else None,
+            context=pipe.conditioner.of_rows(batch),
             num_steps=num_steps,
             self_conditioning=pipe.self_conditioning,
         )
@@ -187,6 +187,8 @@ def _over_batches(
 
 def _checked(pipe: DiffusionPipeline, images: np.ndarray) -> np.ndarray:
     """float32 in [-1, 1], or an InputError."""
+    if not isinstance(pipe, DiffusionPipeline):
+        raise InputError("images are made from images by a diffusion model: this is another")
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[1:] != tuple(pipe.image.shape) or not len(images):
         shape = " ".join(map(str, pipe.image.shape))

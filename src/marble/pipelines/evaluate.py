@@ -24,9 +24,9 @@ from marble.diffusion import (
 )
 from marble.diffusion.process import VarianceType
 from marble.errors import InputError
+from marble.pipelines.diffusion import DiffusionPipeline
 from marble.pipelines.rows import check_seed, fitting_batch_size, integer_images, whole
 from marble.pipelines.tally import BitsPerDim, Tally
-from marble.pipelines.unconditional import DiffusionPipeline
 from marble.sampling import fold_keys, image_keys, noise_like
 from marble.sampling.ode_likelihood import (
     check_uniform,
@@ -85,7 +85,7 @@ def bits_per_dim(
     the sampler has none; decoder is exact by default; predictions are clipped as the pipeline clips them, for the bound
     alone. A schedule in continuous time has the bound and the decoder of Kingma et al. 2021, at 1,000 random times an
     image, and takes neither. batch_size is by default the config's; no more images than there are go in one call.
-    InputError for values out of range, and for images or labels that are not the model's.
+    InputError for values out of range, and for images, or what goes with them, that are not the model's.
     """
     if not isinstance(pipe, DiffusionPipeline):
         raise InputError(
@@ -116,7 +116,8 @@ def bits_per_dim(
         compiled = pipe.mapping.compile_rows(program.batch, out_axes=(BoundTerms(0, 1, 1), 0, 0))
         of_process = dict(process_index=jax.process_index(), process_count=jax.process_count())
         for batch in eval_batches(examples, batch_size=size, num_examples=num, **of_process):
-            _check_batch(batch, pipe)
+            integer_images(batch["image"], pipe.image)
+            pipe.conditioner.check_batch(batch)
             terms, nll, mask = compiled(pipe.params, pipe.mapping.put_part(batch), np.uint32(seed))
             tally.add(terms, nll, mask > 0)
         jax.effects_barrier()
@@ -149,7 +150,7 @@ class Program:
     def batch(self, params: Any, batch: dict[str, Array], seed: Array) -> tuple[BoundTerms, Array | None, Array]:
         """The bound's terms, -log p(x_0) under the flow [b], and the batch's mask [b]."""
         x_0 = to_float(batch["image"], self.pipe.image.levels)
-        context = {"label": batch["label"]} if self.pipe.model.num_classes is not None else None
+        context = self.pipe.conditioner.of_rows(batch)
         # Three keys an image: the noise of the terms, where on the curve they are, the flow's.
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(image_keys(seed, batch["example"]))
         denoise_fn = self.pipe.denoise_fn(params)
@@ -215,20 +216,6 @@ def _num_images(examples: Examples, num: int | None) -> int:
     if not 1 <= num <= len(examples):
         raise InputError(f"num={num} must be between 1 and {len(examples)}, the number of images in the split")
     return num
-
-
-def _check_batch(batch: dict[str, np.ndarray], pipe: DiffusionPipeline) -> None:
-    """InputError unless images and labels of a batch are the model's: an embedding takes any label without a word."""
-    integer_images(batch["image"], pipe.image)
-    classes = pipe.model.num_classes
-    if classes is None:
-        return
-    if "label" not in batch:
-        raise InputError(f"examples without labels: this model was trained with {classes} classes, give their labels")
-    if batch["label"].min() < 0 or batch["label"].max() >= classes:
-        raise InputError(
-            f"labels from {batch['label'].min()} to {batch['label'].max()}: this model's are 0 to {classes - 1}"
-        )
 
 
 def _check_name(what: str, name: str, names: Any) -> None:

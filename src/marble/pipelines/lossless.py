@@ -22,8 +22,8 @@ from marble.compression import Allocation, Chain, Header, allocate, bound_bits, 
 from marble.compression.format import HASH_BYTES
 from marble.errors import InputError
 from marble.parallel import compiler_options, fetch
+from marble.pipelines.diffusion import DiffusionPipeline
 from marble.pipelines.rows import check_seed, integer_images
-from marble.pipelines.unconditional import DiffusionPipeline
 
 BATCH_SIZE = 64
 """Images in one call of the network; a part of the format, for another size gives other bits."""
@@ -40,8 +40,8 @@ class Compressed(NamedTuple):
 class LosslessCompressor:
     """A pipeline's network as a compressor. Images are integers [n h w c] in 0..levels-1, levels the data's own.
 
-    A file has no labels: a model of classes predicts by its null class. InputError for a model that has none, is in
-    continuous time, or does not diffuse.
+    A file holds images alone: a conditional model predicts by its null context. InputError for a model that has none,
+    is in continuous time, or does not diffuse.
     """
 
     def __init__(self, pipe: DiffusionPipeline, *, progress: bool = False) -> None:
@@ -53,7 +53,8 @@ class LosslessCompressor:
         self._tick = _silent
 
         def network(params, x_t, t):
-            return jnp.clip(pipe.denoise_fn(params)(x_t, self.schedule.level(t)).x_0, -1, 1).astype(jnp.float32)
+            told = pipe.conditioner.null(BATCH_SIZE)
+            return jnp.clip(pipe.denoise_fn(params)(x_t, self.schedule.level(t), told).x_0, -1, 1).astype(jnp.float32)
 
         shape = jax.ShapeDtypeStruct((BATCH_SIZE, *self.image.shape), jnp.float32)
         options = compiler_options(gradients=False)
@@ -159,11 +160,8 @@ def _check(pipe: Any) -> None:
         raise InputError(f"{needed}: this is a {type(pipe).__name__}, give another model")
     if pipe.schedule.num_train_timesteps is None:
         raise InputError(f"{needed}: this one is in continuous time, give another model")
-    if pipe.model.num_classes is not None and not pipe.has_null_class:
-        raise InputError(
-            "compression needs a model that predicts without a label, and this one was trained with labels only: train "
-            "it with training.label_dropout above 0, or without classes"
-        )
+    if pipe.conditioner.keys and not pipe.conditioner.has_null:
+        raise InputError(f"compression needs {pipe.conditioner.null_remedy}")
 
 
 def _silent() -> None:

@@ -4,11 +4,13 @@ import operator
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from marble.errors import InputError
 from marble.parallel import DeviceMapping
-from marble.pipelines.settings import ImageSpec
+from marble.typing import Array, ImageSpec
 
 MOST_SEED = 2**32 - 1
 
@@ -42,6 +44,23 @@ def integer_images(images: np.ndarray, image: ImageSpec) -> np.ndarray:
             f"{image.levels - 1}, the levels of the data"
         )
     return images
+
+
+def checked_times(t: int | float | Array, num: int, num_train_timesteps: int | None) -> Array:
+    """t as a schedule takes it; InputError unless it is one time, or one for each of num images, within 0..T-1.
+
+    Without steps, in continuous time, it is a number between 0 and 1.
+    """
+    if np.shape(t) not in ((), (num,)):
+        raise InputError(f"t of shape {list(np.shape(t))} must be one step, or one for each of {num} images")
+    is_continuous = num_train_timesteps is None
+    kind, last = (np.floating, 1) if is_continuous else (np.integer, num_train_timesteps - 1)
+    if not isinstance(t, jax.core.Tracer):  # a traced value can't be looked at
+        times = np.asarray(t, np.float32) if is_continuous else np.asarray(t)
+        if not np.issubdtype(times.dtype, kind) or times.min() < 0 or times.max() > last:
+            what = "a time" if is_continuous else "an integer step"
+            raise InputError(f"t={t} must be {what}, or one an image, between 0 and {last}")
+    return jnp.asarray(t, jnp.float32 if is_continuous else jnp.int32)
 
 
 def fitting_batch_size(size: int, mapping: DeviceMapping, *, num: int | None = None) -> int:

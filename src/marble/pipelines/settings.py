@@ -1,28 +1,19 @@
-"""What a pipeline is told: the kind of image, how to sample, and how strongly to guide."""
+"""How a pipeline samples: the section ``sampling`` of a config."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from marble.diffusion import NoiseSchedule
 from marble.errors import InputError
-from marble.sampling import guidance, levels
+from marble.pipelines.guidance import Guidance
+from marble.sampling import Sampler, guidance, levels
 from marble.sampling.grid import TimestepSpacing
-from marble.typing import Array, Level
+from marble.typing import DenoiseFn, Level
 
-MOST_SCALE = 1e6
-"""Above it float32 has no digits left for the image itself."""
-
-
-class ImageSpec(NamedTuple):
-    """What the data set says about its images."""
-
-    shape: tuple[int, int, int]
-    """Height, width, channels."""
-    levels: int
-    """How many values a pixel can take."""
+LONGEST_GRID = 1000
+"""Steps that one program has room for where time is continuous; more are another program."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +27,7 @@ class SamplingConfig:
     use_clipped_model_output: bool = False
     """Derives eps again from the x_0 that was clipped, for samplers that read it, such as ddim."""
     guidance_scale: float = 1.0
-    """1 is the model as it is; more goes further from no label, or from the guide, towards its prediction."""
+    """1 is the model as it is; more goes further from no context, or from the guide, towards its prediction."""
     guidance_interval: tuple[float, float] | None = None
     """The noise levels, lowest and highest sigma / alpha, that are guided; None is all."""
     guidance_rescale: float = 0.0
@@ -80,37 +71,36 @@ class SamplingConfig:
         scale: float | None = None,
         interval: Sequence[float] | None = None,
         rescale: float | None = None,
-    ) -> "Guidance":
+    ) -> Guidance:
         """The numbers of guidance, checked; None is the config's."""
-        scale = self.guidance_scale if scale is None else scale
-        interval = self.guidance_interval if interval is None else interval
-        rescale = self.guidance_rescale if rescale is None else rescale
-        if not abs(scale) < MOST_SCALE:
-            raise InputError(f"guidance_scale={scale} must be a number below {MOST_SCALE:g}")
-        if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1]):
-            raise InputError(
-                f"guidance_interval={tuple(interval)} must be two noise levels sigma / alpha, low and high"
-            )
-        if not 0 <= rescale <= 1:
-            raise InputError(f"guidance_rescale={rescale} must be between 0 and 1")
-        return Guidance(*(np.float32(x) for x in (scale, *(interval or guidance.NO_INTERVAL), rescale)))
+        return Guidance.of(
+            self.guidance_scale if scale is None else scale,
+            self.guidance_interval if interval is None else interval,
+            self.guidance_rescale if rescale is None else rescale,
+        )
+
+    def grid(self, schedule: NoiseSchedule, num_steps: int) -> Level:
+        """``levels``, padded so that other numbers of steps are the same program."""
+        length = schedule.num_train_timesteps or max(num_steps, LONGEST_GRID)
+        return self.levels(schedule, num_steps, length=length)
+
+    def clipped(self, denoise_fn: DenoiseFn) -> DenoiseFn:
+        """The predictions within the range of images, as the config says."""
+        keep_eps = not self.use_clipped_model_output
+        if self.dynamic_thresholding_ratio is not None:
+            ratio = self.dynamic_thresholding_ratio
+            return guidance.dynamic_threshold(denoise_fn, quantile=ratio, keep_eps=keep_eps)
+        return guidance.static_threshold(denoise_fn, keep_eps=keep_eps) if self.clip_sample else denoise_fn
 
 
-class Guidance(NamedTuple):
-    """The numbers of guidance, traced: other values are the same program."""
-
-    scale: Array
-    low: Array
-    high: Array
-    rescale: Array
-
-    def check(self, *, has_origin: bool) -> None:
-        """InputError where something is to be guided and there is nothing to go away from, no null class or guide."""
-        plain = {"scale": (self.scale, 1), "interval": ((self.low, self.high), guidance.NO_INTERVAL)}
-        for name, (value, unguided) in {**plain, "rescale": (self.rescale, 0)}.items():
-            if value != unguided and not has_origin:
-                shown = ",".join(f"{number:g}" for number in np.atleast_1d(value))
-                raise InputError(
-                    f"guidance_{name}={shown} needs a model that was trained with and without labels "
-                    "(training.label_dropout), or a guide"
-                )
+def traced_settings(sampler: Sampler, eta: float | None = None) -> dict[str, np.float32]:
+    """The sampler's numbers, which are traced: other values are the same program. eta replaces its own."""
+    fields = getattr(sampler, "_fields", ())
+    own = {name: getattr(sampler, name) for name in fields if isinstance(getattr(sampler, name), float)}
+    if eta is not None:
+        if "eta" not in own:
+            raise InputError(f"eta={eta} given, but the sampler {type(sampler).__name__} has none: use ddim")
+        if not 0 <= eta <= 1:
+            raise InputError(f"eta={eta} must be between 0 and 1")
+        own["eta"] = eta
+    return {name: np.float32(value) for name, value in own.items()}

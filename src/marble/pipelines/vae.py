@@ -16,9 +16,8 @@ from marble.errors import InputError
 from marble.models import VAE
 from marble.parallel import DeviceMapping, ParallelConfig
 from marble.pipelines.rows import batches, fitting_batch_size, image_indices, integer_images, whole
-from marble.pipelines.settings import ImageSpec
 from marble.sampling import fold_keys, image_keys, noise_like
-from marble.typing import Array
+from marble.typing import Array, ImageSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,23 +71,27 @@ class VAEPipeline:
         as_float: bool = False,
         progress: bool = False,
         num_frames: int = 0,
-        **of_diffusion: Any,
+        **request: Any,
     ) -> np.ndarray:
         """num images [num h w c] of z ~ N(0, I), the first .. first + num - 1 of the run ``seed``.
 
         Each depends on (seed, its index) alone. params replaces the pipeline's own. What a diffusion pipeline takes
-        beside that, such as steps, labels or num_frames, is an InputError, unless it is None, False or no frames.
+        beside that, such as steps or num_frames, is an InputError, unless it is None, False or no frames.
         """
-        for name, value in {**of_diffusion, "num_frames": num_frames or None}.items():
+        for name, value in {**request, "num_frames": num_frames or None}.items():
             if value is not None and value is not False:
                 raise InputError(
-                    f"{name}={value} given, but a VAE draws an image in one step, without a label: leave it out"
+                    f"{name}={value} given, but a VAE draws an image in one step, and is told nothing: leave it out"
                 )
         rows = {"index": image_indices(num, seed=seed, first=first)}
         images = self._over_batches(
             self._sample_batch, rows, np.uint32(seed), params=params, batch_size=batch_size, progress=progress
         )
         return self._finished(images, as_float)
+
+    def num_steps(self) -> int:
+        """One: there is no loop."""
+        return 1
 
     def lower(self, params: Any, *, batch_size: int | None = None) -> jax.stages.Lowered:
         """The program of ``sample`` for shapes of parameters, of a mesh; what it costs is known once it is compiled."""

@@ -16,11 +16,10 @@ from tqdm import tqdm
 from marble import checkpoint
 from marble.errors import InputError, RunError
 from marble.parallel import DeviceMapping, fetch, hosts
-from marble.training.draws import TimestepSampling
 from marble.training.interruption import Interrupted, Interruption
 from marble.training.logging import Writer, open_writer
 from marble.training.operation import Profile, Stopwatch, Watchdog, step_floor
-from marble.training.state import TrainState
+from marble.training.state import TrainState, Window
 from marble.training.step import TrainStep
 from marble.typing import Array, Batch
 
@@ -44,12 +43,6 @@ class TrainingConfig:
     """Micro-batches of a step: the same step, but for dropout's draws, in 1/accumulate of the memory."""
     steps_per_call: int = 1
     """Steps in one compiled call: more keep an accelerator busier."""
-    timestep_sampling: TimestepSampling = "uniform"
-    """How t is drawn: alike for all, evenly over a batch, or more often where the loss is large."""
-    self_conditioning: bool = False
-    """Whether half of the images come with the model's own estimate of x_0, as all do in sampling."""
-    label_dropout: float = 0.0
-    """How often a label is replaced by the null class, for models that are given labels."""
     log_every: int = 100
     eval_every: int = 0
     sample_every: int = 0
@@ -73,9 +66,8 @@ class TrainingConfig:
                 raise InputError(f"training.{name}={every} must be a multiple of steps_per_call={self.steps_per_call}")
         if self.keep_every_hours is not None and self.keep_every_hours <= 0:
             raise InputError(f"training.keep_every_hours={self.keep_every_hours} must be above 0, or None for none")
-        for name in ("ema_decay", "label_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"training.{name}={getattr(self, name)} must be between 0 and 1")
+        if not 0 <= self.ema_decay <= 1:
+            raise InputError(f"training.ema_decay={self.ema_decay} must be between 0 and 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +80,8 @@ class Hooks:
     """The held-out loss of given parameters."""
     sample: Callable[[Any, int], None]
     """Draws images with given parameters and keeps them as those of a step, unless it has them."""
+    log: Callable[[Window], dict[str, float]]
+    """What the log says of the sums of a window beside the means of loss and gradient."""
 
 
 def restore_or_init(workdir: str, init: Callable[[], TrainState], mapping: DeviceMapping) -> TrainState:
@@ -262,11 +256,11 @@ def log_window(
     floor is the least time of a step, all of its arithmetic at the devices' peak.
     """
     window = fetch(checked(state).window)
-    seconds = stopwatch.lap() / max(1, int(window.num_steps))
+    seconds = stopwatch.lap() / max(1, int(window["num_steps"]))
     metrics = {
-        "loss": float(window.loss / window.num_steps),
-        **window.parts(),
-        "grad_norm": float(window.grad_norm / window.num_steps),
+        "loss": float(window["loss"] / window["num_steps"]),
+        **hooks.log(window),
+        "grad_norm": float(window["grad_norm"] / window["num_steps"]),
         "learning_rate": hooks.learning_rate(step - 1),
         "step_seconds": seconds,
         "images_per_second": config.batch_size / seconds,

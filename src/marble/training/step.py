@@ -9,9 +9,11 @@ import optax
 
 from marble.parallel.mapping import Gradient, Scan
 from marble.training.ema import ema_update
-from marble.training.objectives import LossFn
 from marble.training.state import TrainState
 from marble.typing import Array, Batch
+
+LossFn = Callable[..., tuple[Array, dict[str, Any]]]
+"""loss_fn(params, batch, key), or with a state's loss_history as a fourth argument."""
 
 TrainStep = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
 
@@ -42,7 +44,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
-        of_step = type(state.window)(num_steps=jnp.ones((), jnp.int32), **metrics)
+        of_step = {"num_steps": jnp.ones((), jnp.int32), **metrics}
         updated = state.replace(
             step=state.step + 1,
             params=params,

@@ -16,10 +16,10 @@ from marble.config import load_config
 from marble.data.loader import train_batches
 from marble.diffusion import PredictionType
 from marble.diffusion.process import VarianceType
-from marble.experiments import init_state
+from marble.objectives.diffusion import SCHEDULES, WEIGHTINGS
+from marble.objectives.draws import TimestepSampling
 from marble.parallel import ParallelConfig
 from marble.pipelines import ImageSpec
-from marble.training.draws import TimestepSampling
 
 STEPS, CONTINUOUS = {"num_train_timesteps": 10}, {}
 BOUND = {"weighting": "elbo", "prediction_type": "v"}
@@ -70,8 +70,8 @@ def said(key):
 
 def test_every_word_is_in_some_experiment():
     for key, words in (
-        ("beta_schedule", builders.SCHEDULES),
-        ("weighting", builders.WEIGHTINGS),
+        ("beta_schedule", SCHEDULES),
+        ("weighting", WEIGHTINGS),
         ("prediction_type", get_args(PredictionType)),
         ("variance_type", get_args(VarianceType)),
         ("timestep_sampling", get_args(TimestepSampling)),
@@ -85,11 +85,12 @@ def test_two_real_steps(diffusion, training):
     config = builders.complete(config_of(diffusion, training))
     source = builders.data_config(config).open()
     experiment = builders.build(config, ImageSpec(tuple(source.image_shape), source.levels))
-    model = Small(experiment.model.out_channels, experiment.model.reads_x_0)
-    experiment = dataclasses.replace(experiment, model=model)
+    objective = experiment.objective
+    model = Small(objective.model.out_channels, objective.model.reads_x_0)
+    experiment = dataclasses.replace(experiment, objective=dataclasses.replace(objective, model=model))
     mapping = ParallelConfig().open()
     run.check(experiment, source, mapping)
-    state = jax.jit(lambda: init_state(experiment))()
+    state = jax.jit(experiment.init_state)()
     before = state.params
     step = jax.jit(run.make_train_step_of(experiment, mapping))
     for batch in itertools.islice(train_batches(source.read("train"), batch_size=8, seed=0), 2):
@@ -97,7 +98,7 @@ def test_two_real_steps(diffusion, training):
     assert int(state.step) == 2 and not state.diverged and metrics["loss"] > 0
     changed = jax.tree.map(lambda old, new: not np.array_equal(old, new), before, state.params)
     assert all(jax.tree.leaves(changed))
-    assert ("log_snr" in changed) == experiment.learns_schedule
+    assert ("log_snr" in changed) == objective.learns_schedule
     if training.get("timestep_sampling") == "importance":
         assert int(state.loss_history.counts.sum()) == 16
 

@@ -8,7 +8,7 @@ from marble.diffusion import discretised_gaussian_log_prob
 from marble.diffusion.continuous import from_curve
 from marble.diffusion.likelihood import prior_kl_at
 from marble.models import LearnedMonotone
-from marble.training.learned_schedule import (
+from marble.objectives.learned_schedule import (
     reconstruction_loss,
     variational_estimate,
     variational_loss_fn,

@@ -11,13 +11,18 @@ from processes import assert_same_run, metrics
 
 from marble import builders, run, vae
 from marble.config import load_config
+from marble.objectives.vae import VariationalAutoencoder, vae_loss_fn
 from marble.parallel import ParallelConfig
+from marble.pipelines import VAESamplingConfig
 from marble.training.optimizer import adam, warmup_decay
-from marble.training.state import TrainState, VAEWindow
+from marble.training.state import TrainState
 from marble.training.step import make_train_step
-from marble.training.vae import vae_loss_fn
+from marble.typing import ImageSpec
 
 OPTIMIZER = adam(warmup_decay(1e-2, 3))
+OBJECTIVE = VariationalAutoencoder(
+    model=None, likelihood=vae.DISCRETISED_LOGISTIC, image=ImageSpec((4, 4, 1), 17), sampling=VAESamplingConfig()
+)
 KEY = jax.random.key(3, impl="threefry2x32")
 LEVELS = 17
 
@@ -49,7 +54,7 @@ def batch_of(size, step=0):
 
 def state_of():
     params = Linear().init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))["params"]
-    return TrainState.create(params, OPTIMIZER, window=VAEWindow)
+    return TrainState.create(params, OPTIMIZER, sums=OBJECTIVE.sums())
 
 
 def loss_fn_of(likelihood=vae.DISCRETISED_LOGISTIC):
@@ -94,7 +99,7 @@ def test_the_metrics_add_up_to_the_loss_and_masked_images_do_not_count():
     loss, sums = loss_fn(params, batch, KEY)
     assert int(sums["count"]) == 8
     np.testing.assert_allclose((sums["reconstruction"] + sums["kl"]) / 8, loss, rtol=1e-6)
-    np.testing.assert_allclose(VAEWindow.loss_and_count(sums), (8 * loss, 8), rtol=1e-6)
+    np.testing.assert_allclose(OBJECTIVE.loss_and_count(sums), (8 * loss, 8), rtol=1e-6)
     mask = np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32)
     masked, alone = (
         loss_fn(params, b, KEY)[1] for b in ({**batch, "mask": mask}, {k: v[:5] for k, v in batch.items()})
@@ -113,12 +118,12 @@ def test_one_device_eight_and_micro_batches_make_the_same_steps():
 
 def test_the_loss_falls_and_the_window_says_of_what():
     state = steps(step_of(), state_of(), 1)
-    first = state.window.parts()
-    np.testing.assert_allclose(sum(first.values()), state.window.loss, rtol=1e-5)
+    first = OBJECTIVE.log(state.window)
+    np.testing.assert_allclose(sum(first.values()), state.window["loss"], rtol=1e-5)
     step = step_of()
     for _ in range(100):
         state, last = step(state, batch_of(16), KEY)
-    assert last["loss"] < 0.9 * sum(first.values()) and int(state.window.count) == 16 * 101
+    assert last["loss"] < 0.9 * sum(first.values()) and int(state.window["count"]) == 16 * 101
     assert set(first) == {"reconstruction", "kl"}
 
 

@@ -14,13 +14,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from marble.conditioning import Conditioner, Unconditional
+from marble.data.preprocess import example_keys
 from marble.diffusion import PredictionType, denoising_loss, discretised_gaussian_log_prob
 from marble.diffusion.continuous import ContinuousSchedule, from_curve
 from marble.diffusion.likelihood import mean_of_image, prior_kl_at
 from marble.diffusion.prediction import network_output
+from marble.objectives.denoising import bound_model
+from marble.objectives.draws import DrawOfT, TimestepSampling
 from marble.sampling import noise_like
-from marble.training.draws import DrawOfT, TimestepSampling, dropped_labels, example_keys
-from marble.training.objectives import LossFn, bound_model
+from marble.training.step import LossFn
 from marble.typing import Array, Batch, Level
 
 CURVE = "log_snr"
@@ -42,20 +45,18 @@ def variational_loss_fn(
     timestep_sampling: TimestepSampling = "uniform",
     batch_size: int | None = None,
     levels: int = 256,
-    label_dropout: float = 0.0,
+    conditioner: Conditioner = Unconditional(),  # noqa: B008
     train: bool = True,
 ) -> LossFn:
     """The bound in nats a dimension; params hold the curve's under CURVE, and options are ``diffusion_loss_fn``'s."""
     draw = DrawOfT(timestep_sampling, None, batch_size)
 
     def loss_fn(params: Any, batch: Batch, key: Array) -> tuple[Array, dict[str, Any]]:
-        t_key, noise_key, label_key, dropout_key, clean_key = jax.random.split(key, 5)
+        t_key, noise_key, context_key, dropout_key, clean_key = jax.random.split(key, 5)
         x_0 = batch["image"]
         t, ones = draw(t_key, batch, None)
         noise = noise_like(example_keys(noise_key, batch), x_0)
-        context = {}
-        if model.num_classes is not None:
-            context["label"] = dropped_labels(label_key, batch, model.num_classes, label_dropout)
+        context = conditioner.context(batch, context_key, train=train)
 
         def diffusion_losses(params, log_snr, slope, ends):
             # A straight curve: at a log-SNR only the ends say what the model is told of the time.

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from marble.conditioning import Identity, Labels, Unconditional
 from marble.diffusion import linear, rectified_flow, rescale_zero_terminal_snr
 from marble.errors import InputError
 from marble.models import UNet
@@ -16,7 +17,7 @@ IMAGE = ImageSpec(shape=(8, 8, 1), levels=17)
 
 def pipeline(
     num_classes=None,
-    has_null_class=False,
+    label_dropout=0.0,
     schedule=linear(20),  # noqa: B008
     prediction_type="eps",
     sampler=Ancestral(),  # noqa: B008
@@ -43,10 +44,10 @@ def pipeline(
         params=params,
         schedule=schedule,
         prediction_type=prediction_type,
-        image=IMAGE,
+        codec=Identity(IMAGE),
         sampler=sampler,
         config=SamplingConfig(batch_size=16, **config),
-        has_null_class=has_null_class,
+        conditioner=Labels(num_classes, label_dropout) if num_classes else Unconditional(),
     )
 
 
@@ -57,7 +58,7 @@ def pipe():
 
 @pytest.fixture(scope="module")
 def conditional():
-    return pipeline(num_classes=3, has_null_class=True)
+    return pipeline(num_classes=3, label_dropout=0.1)
 
 
 def test_images_are_uint8_at_the_data_s_levels(pipe):
@@ -197,7 +198,7 @@ def test_eta_is_a_number_of_the_one_program(pipe, monkeypatch):
         model=pipe.model,
         params=pipe.params,
         schedule=pipe.schedule,
-        image=IMAGE,
+        codec=Identity(IMAGE),
         sampler=DDIM(),
         config=SamplingConfig(batch_size=16),
     )
@@ -221,7 +222,7 @@ def test_a_guide_is_gone_away_from(pipe):
         model=pipe.model,
         params=pipe.params,
         schedule=pipe.schedule,
-        image=IMAGE,
+        codec=Identity(IMAGE),
         sampler=Ancestral(),
         config=SamplingConfig(batch_size=16),
     )
@@ -237,7 +238,7 @@ def test_a_guide_is_gone_away_from(pipe):
 def test_guidance_where_no_image_is_left():
     # At the first level alpha is 0: a prediction of v says all, and of eps nothing of the image.
     schedule = rescale_zero_terminal_snr(linear(20))
-    pipe = pipeline(num_classes=3, has_null_class=True, schedule=schedule, prediction_type="v")
+    pipe = pipeline(num_classes=3, label_dropout=0.1, schedule=schedule, prediction_type="v")
     plain = pipe.sample(2, labels=1, as_float=True)
     assert np.isfinite(plain).all()
     strong = pipe.sample(2, labels=1, guidance_scale=4.0, guidance_rescale=0.7, as_float=True)

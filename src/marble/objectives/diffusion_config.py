@@ -1,4 +1,4 @@
-"""What the section ``diffusion`` of a config says beside schedule and weighting, and which words go together."""
+"""What a config says of diffusion beside schedule and weighting, and which words go together."""
 
 import dataclasses
 from typing import Any
@@ -10,15 +10,25 @@ from marble.diffusion.prediction import coefficients
 from marble.diffusion.process import VarianceType
 from marble.diffusion.weighting import Weighting
 from marble.errors import InputError
-from marble.training.draws import TimestepSampling
+from marble.objectives.draws import TimestepSampling
 
 FIXED = ("fixed_small", "fixed_large")
 """The variance types that are no part of training."""
 
 
 @dataclasses.dataclass(frozen=True)
+class DiffusionTrainingConfig:
+    """What the section ``training`` has for diffusion models alone."""
+
+    timestep_sampling: TimestepSampling = "uniform"
+    """How t is drawn: alike for all, evenly over a batch, or more often where the loss is large."""
+    self_conditioning: bool = False
+    """Whether half of the images come with the model's own estimate of x_0, as all do in sampling."""
+
+
+@dataclasses.dataclass(frozen=True)
 class DiffusionConfig:
-    """What is predicted and trained."""
+    """The section ``diffusion``: what is predicted and trained."""
 
     prediction_type: PredictionType = "eps"
     variance_type: VarianceType = "fixed_small"

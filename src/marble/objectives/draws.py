@@ -1,32 +1,24 @@
-"""What a training step draws for each image: its keys, its t, its labels.
+"""How a training step draws t for each image, and the sums of the loss by t.
 
 Everything is drawn by a key made of the step's key and the image's position in the global batch, so the draws are the
 same on any number of devices and for any number of micro-batches.
 """
 
-from functools import partial
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from marble.data.preprocess import example_keys
 from marble.diffusion import timesteps
 from marble.diffusion.timesteps import LossHistory
-from marble.training.state import NUM_T_BINS
 from marble.typing import Array, Batch
 
 TimestepSampling = Literal["uniform", "low_discrepancy", "importance"]
 
-
-def example_keys(key: Array, batch: Batch) -> Array:
-    """One key an image [b]."""
-    return jax.vmap(partial(jax.random.fold_in, key))(batch["index"])
-
-
-def dropped_labels(key: Array, batch: Batch, num_classes: int, rate: float) -> Array:
-    """The labels [b], each replaced by the null class, num_classes, with probability rate."""
-    is_null = jax.vmap(lambda k: jax.random.bernoulli(k, rate))(example_keys(key, batch))
-    return jnp.where(is_null, num_classes, batch["label"])
+NUM_T_BINS = 4
+"""The log gives the loss by quarters of t: early quarters are nearly clean images, late ones nearly noise."""
 
 
 class DrawOfT(NamedTuple):
@@ -63,3 +55,17 @@ class DrawOfT(NamedTuple):
             return sums
         placed = lambda x: jnp.zeros(self.batch_size, x.dtype).at[batch["index"]].set(x)  # noqa: E731
         return {**sums, "draws": {"t": placed(t), "losses": placed(losses)}}
+
+
+def empty_sums() -> dict[str, Array]:
+    """The sums of ``DrawOfT.metrics`` over nothing, [NUM_T_BINS] each."""
+    return {"loss_by_t": jnp.zeros(NUM_T_BINS), "count_by_t": jnp.zeros(NUM_T_BINS)}
+
+
+def log_by_t(sums: Mapping[str, Any]) -> dict[str, float]:
+    """The mean loss of each bin of t that was drawn."""
+    return {
+        f"loss_t{i + 1}of{NUM_T_BINS}": float(total / count)
+        for i, (total, count) in enumerate(zip(sums["loss_by_t"], sums["count_by_t"], strict=True))
+        if count
+    }

@@ -1,16 +1,17 @@
-"""What is minimised: loss functions ``loss_fn(params, batch, key) -> (loss, metrics)``.
+"""The loss function of a diffusion model: what Algorithm 1 of Ho et al. 2020 minimises.
 
-One that draws t by importance takes the state's ``loss_history`` as a fourth argument. What is random is in ``draws``.
+Where t is drawn by importance, it takes the state's ``loss_history`` as a fourth argument.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from marble.data.preprocess import flip, to_float
+from marble.conditioning import Conditioner, Unconditional
+from marble.data.preprocess import example_keys
 from marble.diffusion import (
     NoiseSchedule,
     PredictionType,
@@ -25,19 +26,11 @@ from marble.diffusion.prediction import network_output, predict, split_output
 from marble.diffusion.process import VarianceType
 from marble.diffusion.timesteps import LossHistory
 from marble.diffusion.weighting import Weighting
+from marble.objectives.diffusion_config import FIXED
+from marble.objectives.draws import DrawOfT, TimestepSampling
 from marble.sampling import noise_like
-from marble.training.diffusion_config import FIXED
-from marble.training.draws import DrawOfT, TimestepSampling, dropped_labels, example_keys
+from marble.training.step import LossFn
 from marble.typing import Array, Batch, Context, Level
-
-LossFn = Callable[..., tuple[Array, dict[str, Any]]]
-"""loss_fn(params, batch, key), or with a state's loss_history as a fourth argument."""
-
-
-def prepare_batch(batch: Mapping[str, Array], key: Array, *, levels: int, flips: bool) -> Batch:
-    """The loader's uint8 images as float32 in [-1, 1], each flipped left to right half of the time if flips."""
-    image = to_float(batch["image"], levels)
-    return {**batch, "image": flip(image, example_keys(key, batch)) if flips else image}
 
 
 def diffusion_loss_fn(
@@ -50,30 +43,28 @@ def diffusion_loss_fn(
     timestep_sampling: TimestepSampling = "uniform",
     batch_size: int | None = None,
     levels: int = 256,
-    label_dropout: float = 0.0,
+    conditioner: Conditioner = Unconditional(),  # noqa: B008
     self_conditioning: bool = False,
     train: bool = True,
 ) -> LossFn:
     """Algorithm 1 of Ho et al. 2020: t drawn, noise ~ N(0, I), the error of the prediction; dropout is on if train.
 
-    A model with classes is given the labels, each replaced by the null class with probability label_dropout. With
-    self_conditioning, half of the images come with the model's own estimate of x_0 (Chen et al. 2022). A learned
-    variance_type, for outputs of twice the image's channels, adds ``vlb_term``, for which levels are the data's.
-    batch_size is the global one, which draws of t other than the uniform need. The metrics are those of ``DrawOfT``.
+    The batch's ``image`` is x_0; conditioner says what else the model is told of it. With self_conditioning, half of
+    the images come with the model's own estimate of x_0 (Chen et al. 2022). A learned variance_type, for outputs of
+    twice the image's channels, adds ``vlb_term``, for which levels are the data's. batch_size is the global one, which
+    draws of t other than the uniform need. The metrics are those of ``DrawOfT``.
     """
     draw = DrawOfT(timestep_sampling, schedule.num_train_timesteps, batch_size)
 
     def loss_fn(
         params: Any, batch: Batch, key: Array, history: LossHistory | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        t_key, noise_key, label_key, dropout_key = jax.random.split(key, 4)
+        t_key, noise_key, context_key, dropout_key = jax.random.split(key, 4)
         x_0 = batch["image"]
         t, importance = draw(t_key, batch, history)
         noise = noise_like(example_keys(noise_key, batch), x_0)
         level, x_t = schedule.level(t), q_sample(schedule, x_0, t, noise)
-        context = {}
-        if model.num_classes is not None:
-            context["label"] = dropped_labels(label_key, batch, model.num_classes, label_dropout)
+        context = dict(conditioner.context(batch, context_key, train=train))
         apply = bound_model(model, params, batch, dropout_key, train=train)
         before = schedule.previous_level(t) if prediction_type == "posterior_mean" else None
         reading = dict(level=level, level_s=before)

@@ -1,0 +1,14 @@
+"""What diffuses in place of an image, and what the model is told beside it.
+
+A *codec* maps images to x_0 and back: codec.py is the protocol, identity.py the space of pixels. A *conditioner* maps a
+batch of data, or somebody's request, to the context: conditioner.py is the protocol, labels.py and unconditional.py
+are its members.
+"""
+
+from marble.conditioning.codec import Codec
+from marble.conditioning.conditioner import NOTHING_ASKED, Conditioner, Request
+from marble.conditioning.identity import Identity
+from marble.conditioning.labels import Labels
+from marble.conditioning.unconditional import Unconditional
+
+__all__ = ["NOTHING_ASKED", "Codec", "Conditioner", "Identity", "Labels", "Request", "Unconditional"]

@@ -1,0 +1,262 @@
+"""The objective of diffusion models: to predict the noise of images that were noised (Ho et al. 2020).
+
+Which space diffuses is the codec's, and what the model is told the conditioner's: the loss knows neither.
+"""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from marble import diffusion
+from marble.conditioning import Codec, Conditioner, Identity, Labels
+from marble.diffusion import NoiseSchedule, weighting
+from marble.diffusion.timesteps import LossHistory
+from marble.errors import InputError
+from marble.models import LearnedLinear, LearnedMonotone, UNet
+from marble.objectives.denoising import diffusion_loss_fn
+from marble.objectives.diffusion_config import FIXED, DiffusionConfig, DiffusionTrainingConfig, check_words
+from marble.objectives.draws import empty_sums, log_by_t
+from marble.objectives.learned_schedule import CURVE, schedule_of, variational_loss_fn
+from marble.objectives.objective import DTYPES, Given
+from marble.objectives.samplers import SAMPLERS, with_schedule
+from marble.parallel import DeviceMapping
+from marble.pipelines import DiffusionPipeline, SamplingConfig
+from marble.sampling import Sampler
+from marble.schema import Reading, Section, schema
+from marble.training.step import LossFn
+from marble.typing import Array, Batch, ImageSpec
+
+logger = logging.getLogger(__name__)
+
+CODEC_DRAW = 5
+"""Folded into a step's key for what the codec draws, apart from the draws of the loss."""
+CONDITIONERS = {"labels": Labels}
+SCHEDULES = {
+    "linear": diffusion.linear,
+    "scaled_linear": diffusion.scaled_linear,
+    "quadratic": diffusion.scaled_linear,
+    "constant": diffusion.constant,
+    "jsd": diffusion.jsd,
+    "warmup10": diffusion.warmup10,
+    "warmup50": diffusion.warmup50,
+    "squaredcos_cap_v2": diffusion.squaredcos_cap_v2,
+    "sigmoid": diffusion.sigmoid,
+    "cosine": diffusion.cosine,
+    "edm": diffusion.edm,
+    "rectified_flow": diffusion.rectified_flow,
+    "learned_linear": LearnedLinear,
+    "learned_monotone": LearnedMonotone,
+}
+WEIGHTINGS = {
+    "simple": weighting.simple,
+    "elbo": weighting.elbo,
+    "snr": weighting.snr,
+    "min_snr": weighting.min_snr,
+    "p2": weighting.p2,
+    "sigmoid": weighting.sigmoid,
+    "edm": weighting.edm,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion:
+    """A diffusion model's."""
+
+    model: nn.Module
+    codec: Codec
+    conditioner: Conditioner
+    schedule: NoiseSchedule | nn.Module
+    """One that is learned is a module, whose parameters are with the model's: ask ``schedule_of``."""
+    config: DiffusionConfig
+    weighting: weighting.Weighting
+    training: DiffusionTrainingConfig
+    batch_size: int
+    """Of a training step, on all devices."""
+    sampler: Sampler
+    sampling: SamplingConfig
+
+    choices: ClassVar[Mapping[str, Mapping[str, Any]]] = {"conditioner": CONDITIONERS}
+    sections: ClassVar[Mapping[str, Section]] = {
+        "model": Section({"name": {"unet": UNet}, "dtype": DTYPES}, ("name",)),
+        "diffusion": Section(
+            {"beta_schedule": SCHEDULES, "weighting": WEIGHTINGS}, ("beta_schedule", DiffusionConfig, "weighting")
+        ),
+        "training": Section(constructors=(DiffusionTrainingConfig,)),
+        "sampling": Section({"sampler": SAMPLERS}, ("sampler", SamplingConfig)),
+    }
+
+    @classmethod
+    def followed(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The config whose sampler, where nothing is said of its variance, uses the one that is learned."""
+        learned = config.get("diffusion", {}).get("variance_type")
+        sampling = config.get("sampling", {})
+        if learned in (None, *FIXED) or "variance_type" in sampling:
+            return config
+        if "variance_type" not in schema(cls.sections["sampling"].chosen("sampling", sampling)[0]["sampler"]):
+            return config
+        return {**config, "sampling": {**sampling, "variance_type": learned}}
+
+    @classmethod
+    def build(cls, reading: Reading, given: Given) -> "Diffusion":
+        """The objective of a config; InputError where its words don't go together."""
+        words, training = reading.make("diffusion", DiffusionConfig), reading.make("training", DiffusionTrainingConfig)
+        make_schedule, weigh = (reading.named("diffusion", key) for key in ("beta_schedule", "weighting"))
+        name = next(name for name, make in SCHEDULES.items() if make is make_schedule)
+        schedule = words.stretched(reading.make("diffusion", make_schedule), name)
+        codec = Identity(given.image)
+        model = reading.make(
+            "model",
+            "name",
+            dtype=reading.named("model", "dtype"),
+            out_channels=codec.spec.shape[-1] * (2 if words.learns_variance else 1),
+            reads_x_0=training.self_conditioning,
+        )
+        sampler = with_schedule(
+            reading.named("sampling", "sampler"), schedule, **reading.arguments("sampling", "sampler")
+        )
+        built = cls(
+            model=model,
+            codec=codec,
+            conditioner=given.parts["conditioner"].build(reading, model, given.class_names),
+            schedule=schedule,
+            config=words,
+            weighting=functools.partial(weigh, **reading.arguments("diffusion", weigh)),
+            training=training,
+            batch_size=given.training.batch_size,
+            sampler=sampler,
+            sampling=reading.make("sampling", SamplingConfig),
+        )
+        if words.learns_variance and getattr(sampler, "variance_type", words.variance_type) in FIXED:
+            logger.warning(
+                "sampling.variance_type=%r leaves the variance that is learned unused", sampler.variance_type
+            )
+        built.sampling.guidance().check(built.conditioner)
+        check_words(
+            words,
+            schedule,
+            weigh,
+            timestep_sampling=training.timestep_sampling,
+            self_conditioning=training.self_conditioning,
+            sampler=sampler,
+        )
+        return built
+
+    @property
+    def image(self) -> ImageSpec:
+        """Of the images."""
+        return self.codec.image
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What a batch must hold beside ``image`` and ``index``."""
+        return tuple(self.conditioner.keys)
+
+    @property
+    def learns_schedule(self) -> bool:
+        """Whether the schedule is trained with the model."""
+        return isinstance(self.schedule, nn.Module)
+
+    def schedule_of(self, params: Any) -> NoiseSchedule:
+        """The schedule, which may be learned and so among the parameters."""
+        return schedule_of(self.schedule, params) if self.learns_schedule else self.schedule
+
+    def check(self) -> None:
+        """InputError unless the section ``sampling`` names a grid that the schedule has."""
+        if not self.learns_schedule:
+            self.sampling.levels(self.schedule, self.sampling.num_steps)
+        elif self.sampling.num_steps is None:
+            raise InputError("sampling.num_steps is missing: a learned schedule has no number of steps of its own")
+
+    def check_data(self, name: str, num_classes: int | None) -> None:
+        """InputError where the data set of that name does not have what the model is told."""
+        self.conditioner.check_data(name, num_classes)
+
+    def model_inputs(self) -> tuple[Any, ...]:
+        """Arguments of the model for one image."""
+        return jnp.zeros((1, *self.codec.spec.shape)), jnp.zeros(1, jnp.int32), self.conditioner.null(1) or None
+
+    def init_params(self, key: Array) -> Any:
+        """The initial parameters of the model, and of a schedule that is learned."""
+        params = self.model.init(key, *self.model_inputs())["params"]
+        if not self.learns_schedule:
+            return params
+        return {**params, CURVE: self.schedule.init(jax.random.fold_in(key, 1), jnp.zeros(1))["params"]}
+
+    def loss_history(self) -> LossHistory | None:
+        """What the state has to remember of losses: something where t is drawn by importance."""
+        if self.training.timestep_sampling != "importance":
+            return None
+        return LossHistory.empty(self.schedule.num_train_timesteps)
+
+    def loss_fn(self, *, train: bool) -> LossFn:
+        """The loss, in training with dropout, of the context too."""
+        options = dict(
+            prediction_type=self.config.prediction_type,
+            timestep_sampling=self.training.timestep_sampling,
+            batch_size=self.batch_size,
+            levels=self.codec.spec.levels,
+            conditioner=self.conditioner,
+            train=train,
+        )
+        if self.learns_schedule:
+            return self._of_images(variational_loss_fn(self.model, self.schedule, **options))
+        return self._of_images(
+            diffusion_loss_fn(
+                self.model,
+                self.schedule,
+                variance_type=self.config.variance_type,
+                weighting=self.weighting,
+                self_conditioning=self.training.self_conditioning,
+                **options,
+            )
+        )
+
+    def _of_images(self, loss_fn: LossFn) -> LossFn:
+        """The loss of images, made of that of x_0."""
+
+        def of_images(params: Any, batch: Batch, key: Array, *memory: Any) -> Any:
+            x_0 = self.codec.encode(batch["image"], jax.random.fold_in(key, CODEC_DRAW))
+            return loss_fn(params, {**batch, "image": x_0}, key, *memory)
+
+        return of_images
+
+    def sums(self) -> Mapping[str, Array]:
+        """The metrics of the loss over nothing."""
+        return empty_sums()
+
+    def log(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        """The loss by quarters of t."""
+        return log_by_t(sums)
+
+    def loss_and_count(self, sums: Mapping[str, Any]) -> tuple[Any, Any]:
+        """The sum of the loss over the images of such sums, and their number."""
+        return sums["loss_by_t"].sum(), sums["count_by_t"].sum()
+
+    def pipeline(
+        self, params: Any, *, mapping: DeviceMapping, guide: DiffusionPipeline | None = None
+    ) -> DiffusionPipeline:
+        """The sampler of this model with these parameters."""
+        return DiffusionPipeline(
+            model=self.model,
+            params=params,
+            schedule=self.schedule_of if self.learns_schedule else self.schedule,
+            prediction_type=self.config.prediction_type,
+            codec=self.codec,
+            conditioner=self.conditioner,
+            sampler=self.sampler,
+            config=self.sampling,
+            variance_type=self.config.variance_type,
+            guide=guide,
+            self_conditioning=self.training.self_conditioning,
+            mapping=mapping,
+        )
+
+    def examples(self, num: int) -> Mapping[str, Any]:
+        """A request that shows what the model can be told."""
+        return self.conditioner.examples(num)

@@ -1,0 +1,64 @@
+"""The samplers that a config or a command line can name."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from marble.diffusion import NoiseSchedule
+from marble.errors import InputError
+from marble.sampling import (
+    DDIM,
+    ODE,
+    PNDM,
+    Ancestral,
+    Euler,
+    Heun,
+    PredictorCorrector,
+    Sampler,
+    UniPC,
+    dpm_solver_2m,
+    dpm_solver_3m,
+    dpm_solver_sde,
+)
+
+PREDICTORS = {"ancestral": Ancestral, "ddim": DDIM, "euler": Euler, "heun": Heun}
+
+
+def predictor_corrector(
+    schedule: NoiseSchedule,
+    predictor: Literal["ancestral", "ddim", "euler", "heun"] = "ancestral",
+    snr: float = 0.16,
+    num_corrections: int = 1,
+) -> PredictorCorrector:
+    """A predictor-corrector whose predictor has its own defaults."""
+    return PredictorCorrector(with_schedule(PREDICTORS[predictor], schedule), snr, num_corrections)
+
+
+def with_schedule(sampler: Callable[..., Sampler], schedule: NoiseSchedule, **arguments: Any) -> Sampler:
+    """A sampler with these arguments, checked; those that ask for levels off their grid get the schedule too."""
+    asks = "schedule" in inspect.signature(sampler).parameters
+    if asks and isinstance(schedule, nn.Module):
+        raise InputError("this sampler leaves its grid, and can't where the schedule is learned: choose another")
+    built = sampler(schedule, **arguments) if asks else sampler(**arguments)
+    jax.eval_shape(lambda: built.init(jnp.zeros((1, 1)), 1))
+    return built
+
+
+SAMPLERS = {
+    "ancestral": Ancestral,
+    "ddim": DDIM,
+    "pndm": PNDM,
+    "dpm_solver_2m": dpm_solver_2m,
+    "dpm_solver_3m": dpm_solver_3m,
+    "dpm_solver_sde": dpm_solver_sde,
+    "unipc": UniPC,
+    "euler": Euler,
+    "heun": Heun,
+    "ode": ODE,
+    "predictor_corrector": predictor_corrector,
+}
+"""The first is the default."""

@@ -1,0 +1,115 @@
+"""A trained network in use: what it says of noised images, guided or as it is."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from marble.conditioning import Codec, Conditioner, Request
+from marble.diffusion import NoiseSchedule, PredictionType, denoiser
+from marble.errors import InputError
+from marble.parallel import DeviceMapping, ParallelConfig
+from marble.pipelines.guidance import Guidance, check_guide
+from marble.pipelines.rows import checked_times
+from marble.pipelines.settings import SamplingConfig
+from marble.typing import Array, Context, DenoiseFn, ImageSpec, Prediction
+
+
+class TrainedDenoiser:
+    """A network with its parameters, its schedule and what it is told: the part of a pipeline that is no sampler.
+
+    ``params`` and ``apply`` are public; ``pipe.apply(params, x_t, t, context)`` is the network, a pure function.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        params: Any,
+        schedule: NoiseSchedule | Callable[[Any], NoiseSchedule],
+        codec: Codec,
+        config: SamplingConfig,
+        conditioner: Conditioner,
+        prediction_type: PredictionType,
+        guide: "TrainedDenoiser | None",
+        mapping: DeviceMapping | None,
+    ) -> None:
+        """See ``DiffusionPipeline``."""
+        self.model, self.codec, self.conditioner, self.config = model, codec, conditioner, config
+        self.is_learned = callable(schedule)
+        self._schedule_of = schedule if self.is_learned else lambda _: schedule
+        self._prediction_type, self._guide = prediction_type, guide
+        self.mapping = mapping or ParallelConfig().open()
+        self.params = self.mapping.place(params)
+        self._denoise = jax.jit(self._predict)
+        if guide is not None:
+            check_guide(self.schedule, self.image, guide)
+        self.guidance()
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule that the model was trained on."""
+        return self._schedule_of(self.params)
+
+    @property
+    def image(self) -> ImageSpec:
+        """Of the images."""
+        return self.codec.image
+
+    def all_params(self, params: Any = None) -> tuple[Any, Any]:
+        """The parameters that ``guided_fn`` takes first: the model's, or those in place of them, and the guide's."""
+        return self.params if params is None else params, self._guide and self._guide.params
+
+    def guided_fn(self, params: Any, guide_params: Any, guided: Guidance) -> DenoiseFn:
+        """The model's predictions, guided where it can be, and within the range of images."""
+        guide_fn = None if self._guide is None else self._guide.denoise_fn(guide_params)
+        kind = self._prediction_type
+        return self.config.clipped(
+            guided.applied(self.denoise_fn(params), self.conditioner, guide_fn, prediction_type=kind)
+        )
+
+    def clipped_denoise_fn(self, params: Any) -> DenoiseFn:
+        """``denoise_fn`` within the range of images, as the config says."""
+        return self.config.clipped(self.denoise_fn(params))
+
+    def denoise_fn(self, params: Any) -> DenoiseFn:
+        """The DenoiseFn of the network with these parameters, not clipped."""
+        apply = lambda *inputs: self.apply(params, *inputs)  # noqa: E731
+        return denoiser(apply, self._schedule_of(params), prediction_type=self._prediction_type)
+
+    def apply(self, params: Any, x_t: Array, t: Array, context: Context | None = None) -> Array:
+        """The network's output [b h w c] for x_t [b h w c] and steps t [b]."""
+        return self.model.apply({"params": params}, x_t, t, context or None)
+
+    def denoise(self, x_t: Array, t: int | Array, context: Context | None = None) -> Prediction:
+        """The Prediction (.eps and .x_0, not clipped) for x_t [b h w c] at steps t, an integer or [b], in 0..T-1.
+
+        In continuous time t is in [0, 1]. context is what the conditioner reads, and null where it says nothing.
+        InputError for values or shapes that don't fit.
+        """
+        x_t, shape = jnp.asarray(x_t), self.codec.spec.shape
+        if x_t.ndim != 4 or x_t.shape[1:] != tuple(shape):
+            raise InputError(f"x_t of shape {list(x_t.shape)} must be [b, {', '.join(map(str, shape))}]")
+        t = checked_times(t, len(x_t), self.schedule.num_train_timesteps)
+        return self._denoise(self.params, x_t, t, self.conditioner.of_context(len(x_t), context or {}))
+
+    def _predict(self, params, x_t, t, context):
+        return self.denoise_fn(params)(x_t, self._schedule_of(params).level(t), context)
+
+    def guidance(
+        self,
+        request: Request | None = None,
+        scale: float | None = None,
+        interval: Sequence[float] | None = None,
+        rescale: float | None = None,
+    ) -> Guidance:
+        """The numbers of guidance, the config's where None is given; InputError where they can't be followed."""
+        numbers = self.config.guidance(scale, interval, rescale)
+        numbers.check(self.conditioner, has_guide=self._guide is not None)
+        # The config's scale is for images that are told something: else both predictions are the null context's.
+        is_told = any(value is not None for value in (request or {}).values())
+        if self._guide is None and scale not in (None, 1) and not is_told:
+            raise InputError(f"guidance_scale={scale} needs {self.conditioner.asks} to go towards")
+        return numbers

@@ -1,0 +1,171 @@
+"""Images from a trained model: the compiled sampler behind ``marble.load(workdir).sample`` and ``marble sample``.
+
+``DiffusionPipeline.sample`` is a request's way from its arguments to images, top to bottom.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from marble.conditioning import NOTHING_ASKED, Codec, Conditioner, Request, Unconditional
+from marble.data.preprocess import to_uint8
+from marble.diffusion import NoiseSchedule, PredictionType, cosine
+from marble.diffusion.process import VarianceType
+from marble.errors import InputError
+from marble.parallel import DeviceMapping
+from marble.pipelines.denoiser import TrainedDenoiser
+from marble.pipelines.progress import Ticking
+from marble.pipelines.rows import batches, fitting_batch_size, image_indices, whole
+from marble.pipelines.settings import SamplingConfig, traced_settings
+from marble.sampling import Frames, Sampler, image_keys, sample
+from marble.typing import Level
+
+STATIC = ("num_frames", "ticking")
+"""What changes the program."""
+
+
+class DiffusionPipeline(TrainedDenoiser):
+    """A trained network and a sampler: one compiled program for any number of images and steps."""
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        params: Any,
+        schedule: NoiseSchedule | Callable[[Any], NoiseSchedule],
+        codec: Codec,
+        sampler: Sampler,
+        config: SamplingConfig,
+        conditioner: Conditioner = Unconditional(),  # noqa: B008
+        prediction_type: PredictionType = "eps",
+        variance_type: VarianceType = "fixed_large",
+        guide: TrainedDenoiser | None = None,
+        self_conditioning: bool = False,
+        mapping: DeviceMapping | None = None,
+    ) -> None:
+        """schedule may be a function of the parameters, as a learned one is.
+
+        codec: between images and what diffuses. conditioner: what the model is told beside x_t and t.
+        variance_type: that of the reverse step, where neither a sampler nor a caller says which.
+        self_conditioning: whether it was trained to be told its own last estimate of x_0.
+        mapping: how programs run on the devices; by default over all of them.
+        guide: a weaker model of the same images and schedule, to go away from (autoguidance, Karras et al. 2024).
+        """
+        super().__init__(
+            model=model,
+            params=params,
+            schedule=schedule,
+            codec=codec,
+            config=config,
+            conditioner=conditioner,
+            prediction_type=prediction_type,
+            guide=guide,
+            mapping=mapping,
+        )
+        self.sampler, self.variance_type, self.self_conditioning = sampler, variance_type, self_conditioning
+        self._bar: tqdm | None = None
+        self._compiled = self.mapping.compile_rows(self._sample_batch, out_axes=(0, 1), static=STATIC)
+
+    def sample(
+        self,
+        num: int,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        first: int = 0,
+        batch_size: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        guidance_rescale: float | None = None,
+        eta: float | None = None,
+        num_frames: int = 0,
+        params: Any = None,
+        as_float: bool = False,
+        progress: bool = False,
+        **request: Any,
+    ) -> np.ndarray | tuple[np.ndarray, Frames]:
+        """num images [num h w c]: uint8 0..255, or float32 in [-1, 1] with as_float.
+
+        They are the images first .. first + num - 1 of the run ``seed``; each depends on its index alone. request is
+        what the model is told: for a class-conditional one ``labels``, a class for all or one an image, by number or
+        name, None the null class. steps is at most T; params replaces the pipeline's own. The guidance arguments
+        replace the config's (see ``SamplingConfig``), eta the sampler's share of new noise. With num_frames returns
+        (images, Frames [num_frames num h w c]), the way from noise. A number of images per call (batch_size) or of
+        frames that was not used before is compiled first. InputError for values out of range.
+        """
+        num, num_frames = whole("num", num), whole("num_frames", num_frames)
+        if num_frames < 0:
+            raise InputError(f"num_frames={num_frames} must be at least 0")
+        rows = self.rows(num, seed=seed, first=first, request=request)
+        guided = self.guidance(request, guidance_scale, guidance_interval, guidance_rescale)
+        settings = traced_settings(self.sampler, eta)
+        num_steps = self.num_steps(steps)
+        params = self.all_params(params)
+        grid = self.grid(num_steps, params[0])
+        arguments = np.uint32(seed), grid, np.int32(num_steps), guided, settings
+        options = dict(num_frames=min(num_frames, num_steps), ticking=progress)
+
+        size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self.mapping)
+        results, calls = [], -(-num // size)
+        with tqdm(total=calls * num_steps, unit="step", disable=None if progress else True) as self._bar:
+            for host_batch in batches(rows, size):
+                images, frames = self._compiled(params, self.mapping.put(host_batch), *arguments, **options)
+                results.append((self._finish(images, as_float), jax.tree.map(self._finish, frames)))
+        images = np.concatenate([images for images, _ in results])[:num]
+        frames = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :num], *[f for _, f in results])
+        return (images, frames) if num_frames else images
+
+    def _sample_batch(self, params, batch, seed, grid, num_steps, guided, settings, *, num_frames, ticking):
+        """The compiled part: from rows [b] to images [b h w c] in [-1, 1]."""
+        sampler = self.sampler._replace(**settings) if settings else self.sampler
+        result = sample(
+            self.guided_fn(*params, guided),
+            Ticking(sampler, lambda: self._bar.update()) if ticking else sampler,
+            grid,
+            image_keys(seed, batch["index"]),
+            self.codec.spec.shape,
+            context=self.conditioner.of_rows(batch),
+            num_steps=num_steps,
+            num_frames=num_frames,
+            self_conditioning=self.self_conditioning,
+        )
+        x_0, frames = result if num_frames else (result, None)
+        return self.codec.decode(x_0), jax.tree.map(jax.vmap(self.codec.decode), frames)
+
+    def rows(self, num: int, *, seed: int, first: int = 0, request: Request = NOTHING_ASKED) -> dict[str, np.ndarray]:
+        """Each image's index, and what the conditioner makes of the request: [num ...]."""
+        return {"index": image_indices(num, seed=seed, first=first), **self.conditioner.of_request(num, request)}
+
+    def num_steps(self, steps: int | None = None) -> int:
+        """The number of sampling steps: those asked for, the config's, or all of training's; else an InputError."""
+        steps = self.config.num_steps if steps is None else whole("steps", steps)
+        steps = self.schedule.num_train_timesteps if steps is None else steps
+        if steps is None:
+            raise InputError("no number of sampling steps: in continuous time give steps, or set sampling.num_steps")
+        return steps
+
+    def grid(self, num_steps: int, params: Any = None) -> Level:
+        """The levels of that many steps, padded so that other numbers are the same program.
+
+        params are those of a learned schedule, if not the pipeline's own.
+        """
+        return self.config.grid(self._schedule_of(self.params if params is None else params), num_steps)
+
+    def _finish(self, images: np.ndarray, as_float: bool = False) -> np.ndarray:
+        return np.clip(images, -1, 1) if as_float else np.asarray(to_uint8(images, self.image.levels))
+
+    def lower(self, params: Any, *, batch_size: int | None = None) -> jax.stages.Lowered:
+        """The program of ``sample`` for shapes of parameters, of a mesh; what it costs is known once it is compiled."""
+        size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self.mapping)
+        num_steps = self.num_steps()
+        rows = self.rows(size, seed=0, request=self.conditioner.examples(size))
+        # The levels of a learned schedule need its parameters; their shapes are those of any in continuous time.
+        grid = self.config.grid(cosine() if self.is_learned else self.schedule, num_steps)
+        settings = traced_settings(self.sampler)
+        arguments = np.uint32(0), grid, np.int32(num_steps), self.config.guidance(), settings
+        program = self.mapping.jitted_rows(self._sample_batch, STATIC)
+        return program.lower((params, None), self.mapping.row_shapes(rows), *arguments, num_frames=0, ticking=False)
