@@ -19,7 +19,7 @@ from marble.objectives.diffusion import Diffusion
 from marble.objectives.objective import Given, Objective
 from marble.objectives.vae import VariationalAutoencoder
 from marble.parallel import ParallelConfig, hosts
-from marble.schema import Reading, Section, bind, look_up, merged, nearest, schema
+from marble.schema import Reading, Section, bind, look_up, merged, schema, unknown_key
 from marble.training.loop import TrainingConfig
 from marble.training.optimizer import adam, warmup_decay
 from marble.typing import ImageSpec
@@ -74,7 +74,7 @@ class Layout:
         known = [*schema(keys_beside_sections), "objective", *self.names, *self.sections]
         for key, value in config.items():
             if key not in known:
-                raise InputError(f"unknown config key config.{key}={value!r}{nearest(key, known)}")
+                raise unknown_key("config", key, value, known)
         for name, section in self.sections.items():
             if name not in config and not section.is_optional:
                 raise InputError(f"the config has no config.{name}")

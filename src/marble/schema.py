@@ -98,8 +98,7 @@ def bind(section: str, values: Mapping[str, Any], *constructors: Callable[..., A
     known = {name: field for fields in schemas for name, field in fields.items()}
     for key, value in values.items():
         if key not in known:
-            on_one_line = " ".join(repr(value).split())
-            raise InputError(f"unknown config key {section}.{key}={on_one_line}{nearest(key, known)}")
+            raise unknown_key(section, key, value, known)
         hint = known[key].annotation
         if typing.get_origin(hint) is typing.Literal and value not in typing.get_args(hint):
             words = [str(word) for word in typing.get_args(hint)]
@@ -112,6 +111,12 @@ def bind(section: str, values: Mapping[str, Any], *constructors: Callable[..., A
             raise InputError(f"the config has no {section}.{name}")
     tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return [{key: tuples[key] for key in fields if key in tuples} for fields in schemas]
+
+
+def unknown_key(section: str, key: str, value: Any, known: Any) -> InputError:
+    """The error for a key that nothing reads."""
+    on_one_line = " ".join(repr(value).split())
+    return InputError(f"unknown config key {section}.{key}={on_one_line}{nearest(key, known)}")
 
 
 def schema(constructor: Callable[..., Any]) -> dict[str, inspect.Parameter]:

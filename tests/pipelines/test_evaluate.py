@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from exact import pixels
 
-from marble.conditioning import Identity
+from marble.conditioning import Identity, Labels
 from marble.data.examples import ArrayExamples
 from marble.diffusion import bound_terms, from_curve, linear
 from marble.errors import InputError
@@ -219,7 +219,7 @@ def test_other_things_than_examples_and_a_diffusion_pipeline_are_refused():
 
 def test_labels_that_are_not_the_model_s_are_refused():
     pipe = pipeline()
-    pipe.model.num_classes = 3
+    pipe.conditioner = Labels(3)
     for labels, message in ((None, "examples without labels"), (np.full(21, 3), "labels from 3 to 3: .* 0 to 2")):
         with pytest.raises(InputError, match=message):
             bits_per_dim(pipe, ArrayExamples(image=IMAGES, label=labels))

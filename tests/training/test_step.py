@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from marble import checkpoint
-from marble.conditioning import Labels
+from marble.conditioning import Labels, Unconditional
 from marble.data.preprocess import example_keys, prepare_batch
 from marble.diffusion import linear
 from marble.diffusion.timesteps import LossHistory
@@ -56,7 +56,9 @@ def state_of(model):
 
 
 def step_of(model, **options):
-    return make_train_step(diffusion_loss_fn(model, linear(100)), OPTIMIZER, ema_decay=0.9, **options)
+    conditioner = Labels(model.num_classes) if model.num_classes else Unconditional()
+    loss_fn = diffusion_loss_fn(model, linear(100), conditioner=conditioner)
+    return make_train_step(loss_fn, OPTIMIZER, ema_decay=0.9, **options)
 
 
 def run(step, state, count, size=16):
