@@ -26,9 +26,8 @@ logger = logging.getLogger(__name__)
 
 METRICS = ("bpd",)
 OF_FLOW = ("ode_steps", "ode_divergence", "ode_dequantisation")
-OF_STEPS = ("variance_type", "decoder")
-"""The flags of the bound in steps, which the one in continuous time is not."""
-OF_DIFFUSION = ("batch_size", *OF_STEPS, "ode", *OF_FLOW)
+FLAGS_OF = {"flow": ("ode", *OF_FLOW)}
+"""The flags of an option that has not its own name."""
 
 
 def define(values: flags.FlagValues) -> None:
@@ -72,8 +71,7 @@ def measure(values: flags.FlagValues, flow: Any) -> int:
     """Evaluates in all processes; the first one writes what they found."""
     from marble import builders, run, workdir
     from marble.parallel import explained_memory_error, hosts
-    from marble.pipelines import VAEPipeline, bits_per_dim
-    from marble.pipelines.evaluate import default_variance_type
+    from marble.pipelines.measured import MeasureOptions
 
     config, image = workdir.recall(values.workdir)
     source = builders.data_config(config).open()
@@ -84,78 +82,32 @@ def measure(values: flags.FlagValues, flow: Any) -> int:
         raise InputError(f"{source.name} has no held-out split: give --split {'|'.join(source.splits)}")
     examples = source.read(split)
     step, pipe = builders.load_step(values.workdir, step=values.step, raw_params=values.raw_params)
+    for name, reason in pipe.options_unread().items():
+        refuse(values, FLAGS_OF.get(name, (name,)), reason)
+    options = MeasureOptions(values.num, values.seed, values.batch_size, values.variance_type, values.decoder, flow)
+    with explained_memory_error():
+        found = pipe.measure(examples, options, progress=hosts.is_first())
+    if not hosts.is_first():
+        return 0
     settings = {
         "step": step,
         "params": "params" if values.raw_params else "ema_params",
         "seed": values.seed,
         "levels": image.levels,
-    }
-    if isinstance(pipe, VAEPipeline):
-        bits = bits_of_vae(pipe, examples, values)
-        settings["num"] = len(bits["elbo"])
-        if not hosts.is_first():
-            return 0
-        bounds = {name: estimate(each) for name, each in bits.items()}
-        print("\n".join([heading(split, settings), *rows_of(bounds)]))
-        found = {**settings, **{name: e._asdict() for name, e in bounds.items()}}
-        logger.info("wrote %s", keep(values.workdir, "bpd", entry(split, settings["num"], len(examples)), found))
-        return 0
-    in_steps = pipe.schedule.num_train_timesteps is not None
-    if not in_steps:
-        refuse(values, OF_STEPS, "is for schedules in steps, and this model's is in continuous time")
-    with explained_memory_error():
-        found = bits_per_dim(
-            pipe,
-            examples,
-            num=values.num,
-            seed=values.seed,
-            variance_type=values.variance_type,
-            decoder=values.decoder,
-            flow=flow,
-            batch_size=values.batch_size,
-            progress=hosts.is_first(),
-        )
-    if not hosts.is_first():
-        return 0
-    settings |= {
         "num": found.num,
-        "variance_type": values.variance_type or default_variance_type(pipe),
-        "clip_sample": pipe.config.clip_sample,
-        "decoder": (values.decoder or "exact") if in_steps else None,
-        "flow": None if flow is None else vars(flow),
+        **found.settings,
     }
-    print(table(found, split, settings))
-    path = keep(values.workdir, "bpd", entry(split, found.num, len(examples)), {**settings, **as_json(found)})
+    print("\n".join([heading(split, settings, found.note), *rows_of(found.rows)]))
+    path = keep(values.workdir, "bpd", entry(split, found.num, len(examples)), {**settings, **found.kept})
     logger.info("wrote %s", path)
     return 0
 
 
-def bits_of_vae(pipe: Any, examples: Any, values: flags.FlagValues) -> dict[str, Any]:
-    """The bounds of a variational autoencoder on these examples, each [num]; InputError for flags of diffusion."""
-    import numpy as np
-
-    from marble.parallel.hosts import is_first
-
-    refuse(values, OF_DIFFUSION, "is for diffusion models, and this is a variational autoencoder")
-    num = len(examples) if values.num is None else values.num
-    if not 1 <= num <= len(examples):
-        raise InputError(f"{num} images asked for: the split has {len(examples)}")
-    images = np.stack([examples[i * len(examples) // num]["image"] for i in range(num)])
-    return pipe.bits_per_dim(images, values.seed, progress=is_first())
-
-
-def estimate(bits: Any) -> Any:
-    """The mean over images, and its standard error."""
-    from marble.pipelines.tally import Estimate, standard_error
-
-    return Estimate(float(bits.mean()), float(standard_error(bits.var(), len(bits))))
-
-
-def heading(split: str, settings: Mapping[str, Any], more: str = "") -> str:
+def heading(split: str, settings: Mapping[str, Any], note: str) -> str:
     """What was measured, and the names of the columns."""
     return (
         f"{split}: {settings['num']} images of {settings['levels']} levels, checkpoint {settings['step']}, "
-        f"{settings['params']}, seed {settings['seed']}{more}\n{'':34}  bits/dim   standard error"
+        f"{settings['params']}, seed {settings['seed']}{note}\n{'':34}  bits/dim   standard error"
     )
 
 
@@ -163,29 +115,6 @@ def rows_of(estimates: Mapping[str, Any]) -> list[str]:
     """One line an estimate."""
     # Adding 0.0 makes -0.0 plain: a KL of rounding errors is no less than 0.
     return [f"{name:34}  {round(e.mean, 5) + 0.0:8.5f}   {e.standard_error:.5f}" for name, e in estimates.items()]
-
-
-def table(found: Any, split: str, settings: Mapping[str, Any]) -> str:
-    """The terms, one a line, with standard errors over images."""
-    variance_type, decoder = settings["variance_type"], settings["decoder"]
-    more = f"; {variance_type}, {decoder} decoder" if variance_type else "; continuous time"
-    rows = {"L_T": found.prior}
-    part = "L_{{t-1}}, t = {}" if variance_type else "L, t in thousandths {}"
-    rows |= {part.format(steps): estimate for steps, estimate in reversed(found.parts.items())}
-    rows |= {"L_0": found.reconstruction, "sum: the variational bound": found.total}
-    if found.flow is not None:
-        rows[f"probability flow, {settings['flow']['dequantisation']}"] = found.flow
-    return "\n".join([heading(split, settings, more), *rows_of(rows)])
-
-
-def as_json(found: Any) -> dict[str, Any]:
-    """All of it in numbers, lists and dicts."""
-    estimates = {"L_T": found.prior, "L_0": found.reconstruction, "bound": found.total, "probability_flow": found.flow}
-    return {
-        **{name: None if e is None else e._asdict() for name, e in estimates.items()},
-        "by_step": {"mean": found.by_step.tolist(), "standard_error": found.by_step_standard_error.tolist()},
-        "rate_distortion": {"rate": found.rate.tolist(), "rmse_of_255": found.rmse.tolist()},
-    }
 
 
 def entry(split: str, num: int, total: int) -> str:

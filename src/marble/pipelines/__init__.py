@@ -2,7 +2,8 @@
 
 from marble.pipelines import editing
 from marble.pipelines.diffusion import DiffusionPipeline
-from marble.pipelines.evaluate import Flow, bits_per_dim
+from marble.pipelines.evaluate import bits_per_dim
+from marble.pipelines.measured import Flow
 from marble.pipelines.settings import SamplingConfig
 from marble.pipelines.tally import BitsPerDim, Estimate
 from marble.pipelines.vae import VAEPipeline, VAESamplingConfig

@@ -12,12 +12,15 @@ import numpy as np
 from tqdm import tqdm
 
 from marble.conditioning import NOTHING_ASKED, Codec, Conditioner, Request, Unconditional
+from marble.data.examples import Examples
 from marble.data.preprocess import to_uint8
 from marble.diffusion import NoiseSchedule, PredictionType, cosine
 from marble.diffusion.process import VarianceType
 from marble.errors import InputError
 from marble.parallel import DeviceMapping
 from marble.pipelines.denoiser import TrainedDenoiser
+from marble.pipelines.evaluate import measured_bound
+from marble.pipelines.measured import Measured, MeasureOptions
 from marble.pipelines.progress import Ticking
 from marble.pipelines.rows import batches, fitting_batch_size, image_indices, whole
 from marble.pipelines.settings import SamplingConfig, traced_settings
@@ -157,6 +160,18 @@ class DiffusionPipeline(TrainedDenoiser):
 
     def _finish(self, images: np.ndarray, as_float: bool = False) -> np.ndarray:
         return np.clip(images, -1, 1) if as_float else np.asarray(to_uint8(images, self.image.levels))
+
+    def options_unread(self) -> dict[str, str]:
+        """The options of ``measure`` that this model does not read, and why."""
+        if self.schedule.num_train_timesteps is not None:
+            return {}
+        return dict.fromkeys(
+            ("variance_type", "decoder"), "is for schedules in steps, and this model's is in continuous time"
+        )
+
+    def measure(self, examples: Examples, options: MeasureOptions, *, progress: bool = False) -> Measured:
+        """Bits a dimension of these examples, for ``marble evaluate``; see ``marble.pipelines.bits_per_dim``."""
+        return measured_bound(self, examples, options, progress=progress)
 
     def lower(self, params: Any, *, batch_size: int | None = None) -> jax.stages.Lowered:
         """The program of ``sample`` for shapes of parameters, of a mesh; what it costs is known once it is compiled."""

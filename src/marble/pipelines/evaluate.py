@@ -6,7 +6,7 @@ same whatever else is evaluated, up to rounding.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,9 +24,10 @@ from marble.diffusion import (
 )
 from marble.diffusion.process import VarianceType
 from marble.errors import InputError
-from marble.pipelines.diffusion import DiffusionPipeline
-from marble.pipelines.rows import check_seed, fitting_batch_size, integer_images, whole
-from marble.pipelines.tally import BitsPerDim, Tally
+from marble.pipelines.denoiser import TrainedDenoiser
+from marble.pipelines.measured import DecoderName, Flow, Measured, MeasureOptions, check_name, num_images
+from marble.pipelines.rows import check_seed, fitting_batch_size, integer_images
+from marble.pipelines.tally import BitsPerDim, Estimate, Tally
 from marble.sampling import fold_keys, image_keys, noise_like
 from marble.sampling.ode_likelihood import (
     check_uniform,
@@ -40,34 +41,13 @@ from marble.sampling.ode_likelihood import (
 from marble.typing import Array, Context, DenoiseFn
 
 DECODERS = {"exact": discretised_gaussian_log_prob, "tanh": tanh_discretised_gaussian_log_prob}
-DecoderName = Literal["exact", "tanh"]
-DivergenceName = Literal["hutchinson", "exact"]
-DequantisationName = Literal["variational", "uniform"]
 
 CONTINUOUS_POINTS = 1000
 """Times at which the bound in continuous time is measured, for each image."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Flow:
-    """How the likelihood under the probability flow is computed: see ``marble.sampling.ode_likelihood``."""
-
-    num_steps: int = 100
-    """Steps of order 4, each with four calls of the network and its derivative."""
-    divergence: DivergenceName = "hutchinson"
-    """hutchinson: one vector of signs an image; exact: one derivative for each dimension of an image."""
-    dequantisation: DequantisationName = "variational"
-    """variational: by the forward process at its least noise, with the decoder; uniform: within the bins."""
-
-    def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise InputError(f"{self.num_steps} steps of the probability flow: give at least 1")
-        _check_name("divergence", self.divergence, get_args(DivergenceName))
-        _check_name("dequantisation", self.dequantisation, get_args(DequantisationName))
-
-
 def bits_per_dim(
-    pipe: DiffusionPipeline,
+    pipe: TrainedDenoiser,
     examples: Examples,
     *,
     num: int | None = None,
@@ -87,14 +67,14 @@ def bits_per_dim(
     image, and takes neither. batch_size is by default the config's; no more images than there are go in one call.
     InputError for values out of range, and for images, or what goes with them, that are not the model's.
     """
-    if not isinstance(pipe, DiffusionPipeline):
+    if not isinstance(pipe, TrainedDenoiser):
         raise InputError(
             f"{type(pipe).__name__} given: this measures a DiffusionPipeline; a VAEPipeline has its own bits_per_dim"
         )
-    num = _num_images(examples, num)
+    num = num_images(examples, num)
     check_seed(seed)
     if decoder is not None:
-        _check_name("decoder", decoder, DECODERS)
+        check_name("decoder", decoder, DECODERS)
     for name, value in {"variance_type": variance_type, "decoder": decoder}.items():
         if value is not None and pipe.schedule.num_train_timesteps is None:
             raise InputError(f"{name} {value!r} is for schedules in steps, this is in continuous time: leave it out")
@@ -124,14 +104,14 @@ def bits_per_dim(
     return tally.result(dimensions=int(np.prod(pipe.image.shape)))
 
 
-def default_variance_type(pipe: DiffusionPipeline) -> VarianceType | None:
+def default_variance_type(pipe: TrainedDenoiser) -> VarianceType | None:
     """The variance of the reverse steps where none is given: the sampler's, or else the model's; None without steps."""
     if pipe.schedule.num_train_timesteps is None:
         return None
     return getattr(pipe.sampler, "variance_type", pipe.variance_type)
 
 
-def num_terms(pipe: DiffusionPipeline) -> int:
+def num_terms(pipe: TrainedDenoiser) -> int:
     """How many terms the bound has beside L_T, which is also the number of calls of the network for them."""
     total = pipe.schedule.num_train_timesteps
     return CONTINUOUS_POINTS + 1 if total is None else total
@@ -141,7 +121,7 @@ def num_terms(pipe: DiffusionPipeline) -> int:
 class Program:
     """The compiled part: from a batch of the loader to nats."""
 
-    pipe: DiffusionPipeline
+    pipe: TrainedDenoiser
     variance_type: VarianceType | None
     decoder: DecoderName
     flow: Flow | None
@@ -206,18 +186,36 @@ class Program:
         return ticked
 
 
-def _num_images(examples: Examples, num: int | None) -> int:
-    """How many images are measured; InputError for what are no examples, or for more than there are."""
-    if not isinstance(examples, Examples):
-        raise InputError(f"examples of type {type(examples).__name__}: give ArrayExamples(image=...) of an array")
-    if not len(examples):
-        raise InputError("0 examples given: give at least 1")
-    num = len(examples) if num is None else whole("num", num)
-    if not 1 <= num <= len(examples):
-        raise InputError(f"num={num} must be between 1 and {len(examples)}, the number of images in the split")
-    return num
+def measured_bound(pipe: Any, examples: Examples, options: MeasureOptions, *, progress: bool) -> Measured:
+    """The bound under a diffusion pipeline, and the likelihood under its probability flow."""
+    found = bits_per_dim(pipe, examples, **vars(options), progress=progress)
+    in_steps = pipe.schedule.num_train_timesteps is not None
+    variance_type = options.variance_type or default_variance_type(pipe)
+    decoder = (options.decoder or "exact") if in_steps else None
+    settings = {
+        "variance_type": variance_type,
+        "clip_sample": pipe.config.clip_sample,
+        "decoder": decoder,
+        "flow": None if options.flow is None else vars(options.flow),
+    }
+    note = f"; {variance_type}, {decoder} decoder" if in_steps else "; continuous time"
+    return Measured(found.num, _rows(found, in_steps, options.flow), settings, note, _kept(found))
 
 
-def _check_name(what: str, name: str, names: Any) -> None:
-    if name not in names:
-        raise InputError(f"{what} {name!r} is not one of {', '.join(names)}")
+def _rows(found: BitsPerDim, in_steps: bool, flow: Flow | None) -> dict[str, Estimate]:
+    part = "L_{{t-1}}, t = {}" if in_steps else "L, t in thousandths {}"
+    rows = {"L_T": found.prior}
+    rows |= {part.format(steps): estimate for steps, estimate in reversed(found.parts.items())}
+    rows |= {"L_0": found.reconstruction, "sum: the variational bound": found.total}
+    if found.flow is not None:
+        rows[f"probability flow, {flow.dequantisation}"] = found.flow
+    return rows
+
+
+def _kept(found: BitsPerDim) -> dict[str, Any]:
+    estimates = {"L_T": found.prior, "L_0": found.reconstruction, "bound": found.total, "probability_flow": found.flow}
+    return {
+        **{name: None if e is None else e._asdict() for name, e in estimates.items()},
+        "by_step": {"mean": found.by_step.tolist(), "standard_error": found.by_step_standard_error.tolist()},
+        "rate_distortion": {"rate": found.rate.tolist(), "rmse_of_255": found.rmse.tolist()},
+    }

@@ -11,11 +11,14 @@ import numpy as np
 from tqdm import tqdm
 
 from marble import vae
+from marble.data.examples import Examples
 from marble.data.preprocess import to_float, to_uint8
 from marble.errors import InputError
 from marble.models import VAE
 from marble.parallel import DeviceMapping, ParallelConfig
+from marble.pipelines.measured import Measured, MeasureOptions, num_images
 from marble.pipelines.rows import batches, fitting_batch_size, image_indices, integer_images, whole
+from marble.pipelines.tally import Estimate, standard_error
 from marble.sampling import fold_keys, image_keys, noise_like
 from marble.typing import Array, ImageSpec
 
@@ -133,6 +136,19 @@ class VAEPipeline:
         bits = 1 / (math.log(2) * math.prod(self.image.shape))
         order = ("reconstruction", "kl", "elbo", "importance_weighted")  # compiled functions sort their names
         return {name: terms[name].astype(np.float64) * bits for name in order}
+
+    def options_unread(self) -> dict[str, str]:
+        """The options of ``measure`` that this model does not read, and why."""
+        reason = "is for diffusion models, and this is a variational autoencoder"
+        return dict.fromkeys(("batch_size", "variance_type", "decoder", "flow"), reason)
+
+    def measure(self, examples: Examples, options: MeasureOptions, *, progress: bool = False) -> Measured:
+        """``bits_per_dim`` of these examples, for ``marble evaluate``."""
+        num = num_images(examples, options.num)
+        images = np.stack([examples[i * len(examples) // num]["image"] for i in range(num)])
+        bits = self.bits_per_dim(images, options.seed, progress=progress)
+        rows = {n: Estimate(float(b.mean()), float(standard_error(b.var(), num))) for n, b in bits.items()}
+        return Measured(num, rows, settings={}, note="", kept={name: e._asdict() for name, e in rows.items()})
 
     def _over_batches(
         self,
