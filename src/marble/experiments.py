@@ -7,13 +7,15 @@ from typing import Any
 import jax
 import optax
 
+from marble.data.preprocess import prepare_batch
 from marble.data.sources import Source, open_source
 from marble.errors import InputError
 from marble.objectives.objective import Objective
 from marble.parallel import DeviceMapping, ParallelConfig
 from marble.training.loop import TrainingConfig
 from marble.training.state import TrainState
-from marble.typing import ImageSpec
+from marble.training.step import LossFn
+from marble.typing import Array, Batch, ImageSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,17 @@ class Experiment:
             sums=self.objective.sums(),
             loss_history=self.objective.loss_history(),
         )
+
+    def loss_fn(self, *, train: bool) -> LossFn:
+        """The loss of batches as they come from the loader, with integers for pixels; train flips and drops out."""
+        of_prepared, flips = self.objective.loss_fn(train=train), self.data.flip and train
+
+        def loss_fn(params: Any, batch: Batch, key: Array, *memory: Any) -> Any:
+            flip_key, loss_key = jax.random.split(key)
+            prepared = prepare_batch(batch, flip_key, levels=self.image.levels, flips=flips)
+            return of_prepared(params, prepared, loss_key, *memory)
+
+        return loss_fn
 
     def pipeline(self, params: Any, *, guide: Any = None, mapping: DeviceMapping | None = None) -> Any:
         """What the model is used through, with these parameters; by default on all devices."""

@@ -14,7 +14,6 @@ from etils import epath
 
 from marble import builders, workdir
 from marble.data.loader import eval_batches, to_device, train_batches
-from marble.data.preprocess import prepare_batch
 from marble.data.sources import Source
 from marble.errors import InputError
 from marble.experiments import Experiment
@@ -25,7 +24,7 @@ from marble.training.interruption import Interruption
 from marble.training.loop import Hooks, call_lengths, restore_or_init, train
 from marble.training.operation import Profile
 from marble.training.state import TrainState
-from marble.training.step import LossFn, make_train_step, several_steps
+from marble.training.step import make_train_step, several_steps
 from marble.typing import Array, Batch, ImageSpec
 
 logger = logging.getLogger(__name__)
@@ -137,23 +136,13 @@ def held_out_split(source: Source) -> str | None:
 def make_train_step_of(experiment: Experiment, mapping: DeviceMapping) -> Callable[..., Any]:
     """The train step on the loader's uint8 batches, for the programs of a mapping."""
     return make_train_step(
-        on_uint8(experiment.objective.loss_fn(train=True), experiment.image.levels, flips=experiment.data.flip),
+        experiment.loss_fn(train=True),
         experiment.optimizer,
         ema_decay=experiment.training.ema_decay,
         accumulate=experiment.training.accumulate,
         averaged=mapping.averaged,
         scan=mapping.scan,
     )
-
-
-def on_uint8(loss_fn: LossFn, levels: int, *, flips: bool) -> LossFn:
-    """loss_fn on batches as they come from the loader."""
-
-    def on_loaded(params: Any, batch: Batch, key: Array, *memory: Any) -> Any:
-        flip_key, loss_key = jax.random.split(key)
-        return loss_fn(params, prepare_batch(batch, flip_key, levels=levels, flips=flips), loss_key, *memory)
-
-    return on_loaded
 
 
 def device_batches(
@@ -178,8 +167,8 @@ def device_batches(
 
 def held_out_loss(experiment: Experiment, source: Source, mapping: DeviceMapping, key: Array) -> Callable[[Any], float]:
     """A function of parameters: the loss over the held-out split, with the same draws every time."""
-    loss_fn = experiment.objective.loss_fn(train=False)
-    sums = mapping.compile_sums(lambda *inputs: on_uint8(loss_fn, experiment.image.levels, flips=False)(*inputs)[1])
+    loss_fn = experiment.loss_fn(train=False)
+    sums = mapping.compile_sums(lambda *inputs: loss_fn(*inputs)[1])
     split = held_out_split(source)
     examples = source.read(split) if experiment.training.eval_every and split else None
 
