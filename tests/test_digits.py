@@ -133,3 +133,12 @@ def test_every_class_has_its_share(generated):
     shares = np.bincount(classifier.predict(generated.reshape(len(generated), -1) / 255), minlength=10) / len(generated)
     print("shares of the classes:", shares)
     assert shares.min() >= 0.03
+
+
+def test_a_young_average_draws_digits_though_it_is_meant_for_long_trainings(tmp_path):
+    words = ["--config.training.ema_decay=0.9999", "--config.training.num_steps=1500"]
+    train = marble("train", "--config", "configs/digits.py", *words, "--workdir", tmp_path / "run", optimised=True)
+    finished(train, timeout=3000)
+    accuracy = against_training(drawn(tmp_path))
+    print("1,500 steps, ema_decay 0.9999:", accuracy)
+    assert accuracy <= 0.70

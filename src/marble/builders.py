@@ -20,6 +20,7 @@ from marble.objectives.objective import Given, Objective
 from marble.objectives.vae import VariationalAutoencoder
 from marble.parallel import ParallelConfig, hosts
 from marble.schema import Reading, Section, bind, look_up, merged, schema, unknown_key
+from marble.training import post_hoc_ema
 from marble.training.loop import TrainingConfig
 from marble.training.optimizer import adam, warmup_decay
 from marble.typing import ImageSpec
@@ -42,8 +43,8 @@ RETIRED = {"training": {"timestep_sampling": "uniform", "self_conditioning": Fal
 """Keys that earlier versions kept in every workdir, with the value at which they meant nothing."""
 
 
-def keys_beside_sections(*, seed: int) -> None:
-    """The schema of what stands in a config outside of its sections and names."""
+def keys_beside_sections(*, seed: int, init_from: str | None = None, init_from_partial: bool = False) -> None:
+    """The schema of what stands in a config outside of its sections and names; see ``marble.init_from``."""
 
 
 class Layout:
@@ -103,8 +104,8 @@ def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The config with every key that it does not state at its default; InputError for what it states wrongly."""
     layout = Layout(config)
     config = layout.objective.followed(config)
-    beside = {"objective": layout.objective_name, **layout.names, **_beside_sections(config)}
-    whole = ml_collections.ConfigDict(beside)
+    whole = completed(_beside_sections(config), keys_beside_sections)
+    whole.update({"objective": layout.objective_name, **layout.names})
     for name, section in layout.sections.items():
         chosen, rest = section.chosen(name, config.get(name, {}))
         made = section.resolved(chosen)
@@ -160,16 +161,19 @@ def load(
     *,
     step: int | None = None,
     raw_params: bool = False,
+    ema_length: float | None = None,
     sampler: str | None = None,
     guide: str | None = None,
 ) -> Any:
     """The pipeline of a trained workdir, from its newest whole checkpoint, or that of ``step``.
 
-    It samples with the averaged parameters, or with the last ones if raw_params; sampler replaces the config's. guide
-    is the workdir of a weaker model, for autoguidance by ``guidance_scale``.
+    It samples with the averaged parameters, or with the last ones if raw_params, or with an average of ema_length, a
+    share of the training, where the run stored what it takes (``training.post_hoc_ema``). sampler replaces the
+    config's. guide is the workdir of a weaker model, for autoguidance by ``guidance_scale``.
     InputError when workdir has no run or no such checkpoint, RunError when the checkpoints are damaged.
     """
-    return load_step(workdir, step=step, raw_params=raw_params, sampler=sampler, guide=guide)[1]
+    options = dict(step=step, raw_params=raw_params, ema_length=ema_length, sampler=sampler, guide=guide)
+    return load_step(workdir, **options)[1]
 
 
 def load_step(
@@ -177,10 +181,28 @@ def load_step(
     *,
     step: int | None = None,
     raw_params: bool = False,
+    ema_length: float | None = None,
     sampler: str | None = None,
     guide: str | None = None,
 ) -> tuple[int, Any]:
     """The step of the checkpoint that ``load`` takes, and its pipeline."""
+    step, experiment, params = load_params(
+        workdir, step=step, raw_params=raw_params, ema_length=ema_length, sampler=sampler
+    )
+    return step, experiment.pipeline(params, guide=None if guide is None else load(guide))
+
+
+def load_params(
+    workdir: str,
+    *,
+    step: int | None = None,
+    raw_params: bool = False,
+    ema_length: float | None = None,
+    sampler: str | None = None,
+) -> tuple[int, Experiment, Any]:
+    """What ``load`` makes a pipeline of: the step, the experiment, and the parameters on the host."""
+    if raw_params and ema_length is not None:
+        raise InputError(f"raw_params and ema_length={ema_length} are two kinds of parameters: leave one out")
     kept, image = workdirs.recall(workdir)
     config = as_now(kept)
     if sampler is not None:
@@ -188,20 +210,23 @@ def load_step(
             raise InputError(f"sampler {sampler!r} given, but the model of {workdir} draws in one step: leave it out")
         config = renamed(config, "sampling", "sampler", sampler)
     experiment = build(config, image)
+    shapes = jax.eval_shape(experiment.init_params)
+    if ema_length is not None:
+        step, params = post_hoc_ema.reconstruct(workdir, ema_length, shapes, step=step)
+        return step, experiment, params
     field = "params" if raw_params else "ema_params"
-    target = {field: jax.eval_shape(experiment.init_params)}
     state = None
 
     def newest() -> int:
         nonlocal state
-        found, state, _ = checkpoint.restore_newest(workdir, target)
+        found, state, _ = checkpoint.restore_newest(workdir, {field: shapes})
         return found
 
     if step is None:  # the first process says, for which is the newest may change while they read
         step = hosts.from_first(newest)
     if state is None:
-        state = checkpoint.restore(workdir, step, target)
-    return step, experiment.pipeline(state[field], guide=None if guide is None else load(guide))
+        state = checkpoint.restore(workdir, step, {field: shapes})
+    return step, experiment, state[field]
 
 
 def renamed(config: Mapping[str, Any], section: str, key: str, name: str) -> dict[str, Any]:

@@ -68,6 +68,10 @@ class CheckpointWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits for the last save, and ends."""
         if self._manager is not None:
             self._guarded(self._manager.close)
 
@@ -155,9 +159,16 @@ def restore(workdir: str, step: int, target: Any) -> Any:
     return state
 
 
-def set_aside(workdir: str, steps: list[int]) -> None:
-    """Moves damaged checkpoints to ``checkpoints-damaged``, so that their steps can be saved again."""
-    aside = directory_of(workdir).parent / "checkpoints-damaged"
+def discard_after(workdir: str, step: int) -> None:
+    """Deletes the checkpoints of later steps."""
+    for later in saved_steps(workdir):
+        if later > step:
+            (directory_of(workdir) / str(later)).rmtree()
+
+
+def set_aside(workdir: str, steps: list[int], *, folder: str = "checkpoints-damaged") -> None:
+    """Moves checkpoints that are no good to a folder beside the others, so that their steps can be saved again."""
+    aside = directory_of(workdir).parent / folder
     for step in steps:
         aside.mkdir(parents=True, exist_ok=True)
         copies = sum(path.name.split(".")[0] == str(step) for path in listed(aside))

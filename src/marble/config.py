@@ -16,6 +16,12 @@ from marble.errors import InputError
 from marble.schema import nearest, schema
 
 MAY_CHANGE = (
+    "init_from",
+    "init_from_partial",
+    "optimizer.learning_rate",
+    "optimizer.warmup_steps",
+    "optimizer.decay_steps",
+    "optimizer.clip_norm",
     "training.num_steps",
     "training.*_every",
     "training.keep_checkpoints",

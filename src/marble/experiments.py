@@ -13,6 +13,7 @@ from marble.errors import InputError
 from marble.objectives.objective import Objective
 from marble.parallel import DeviceMapping, ParallelConfig
 from marble.training.loop import TrainingConfig
+from marble.training.post_hoc_ema import LENGTHS
 from marble.training.state import TrainState
 from marble.training.step import LossFn
 from marble.typing import Array, Batch, ImageSpec
@@ -63,6 +64,7 @@ class Experiment:
             self.optimizer,
             sums=self.objective.sums(),
             loss_history=self.objective.loss_history(),
+            num_averages=len(LENGTHS) if self.training.post_hoc_ema else 0,
         )
 
     def loss_fn(self, *, train: bool) -> LossFn:

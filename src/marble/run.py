@@ -17,6 +17,7 @@ from marble.data.loader import eval_batches, to_device, train_batches
 from marble.data.sources import Source
 from marble.errors import InputError
 from marble.experiments import Experiment
+from marble.init_from import with_parameters_of
 from marble.parallel import DeviceMapping, check_divides, explained_memory_error, hosts
 from marble.pipelines.pictures import save_png
 from marble.storage import check_bucket
@@ -80,6 +81,8 @@ def _run(
         hosts.from_first(lambda: held.enter_context(workdir.locked(directory)))
         state = restore_or_init(directory, init, mapping)
         start_step = int(state.step)
+        if config.init_from is not None and start_step == 0:
+            state = with_parameters_of(state, config.init_from, mapping, partial=config.init_from_partial)
         if start_step > experiment.training.num_steps:
             raise InputError(
                 f"{directory} is at step {start_step}, past training.num_steps={experiment.training.num_steps}: "
@@ -139,6 +142,7 @@ def make_train_step_of(experiment: Experiment, mapping: DeviceMapping) -> Callab
         experiment.loss_fn(train=True),
         experiment.optimizer,
         ema_decay=experiment.training.ema_decay,
+        ema_warmup=experiment.training.ema_warmup,
         accumulate=experiment.training.accumulate,
         averaged=mapping.averaged,
         scan=mapping.scan,

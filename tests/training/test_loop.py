@@ -1,12 +1,11 @@
 """The parts of the loop that decide when and what."""
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from marble.errors import InputError, RunError
 from marble.parallel import explained_memory_error
-from marble.training.loop import TrainingConfig, call_lengths, checked, due
+from marble.training.loop import TrainingConfig, call_lengths, due
 
 
 def config(**changes):
@@ -35,6 +34,11 @@ def test_due_at_multiples_and_never_for_zero():
         ({"num_steps": -1}, "training.num_steps=-1"),
         ({"log_every": 6, "steps_per_call": 4}, "training.log_every=6 must be a multiple of steps_per_call=4"),
         ({"ema_decay": 1.5}, "training.ema_decay=1.5"),
+        ({"ema_snapshot_every": 0}, "training.ema_snapshot_every=0 must be at least 1"),
+        (
+            {"ema_snapshot_every": 6, "post_hoc_ema": True, "steps_per_call": 4},
+            "ema_snapshot_every=6 must be a mult",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):
@@ -47,11 +51,3 @@ def test_memory_errors_say_what_to_lower():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes")
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), explained_memory_error():
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
-
-
-def test_a_diverged_state_stops_the_run_and_names_the_step():
-    class State:
-        diverged, step = jnp.ones((), bool), jnp.int32(41)
-
-    with pytest.raises(RunError, match="not finite at step 42"):
-        checked(State())

@@ -14,7 +14,6 @@ from marble.diffusion.timesteps import LossHistory
 from marble.objectives.denoising import diffusion_loss_fn
 from marble.objectives.draws import empty_sums
 from marble.parallel import ParallelConfig
-from marble.training.ema import ema_update
 from marble.training.optimizer import adam, warmup_decay
 from marble.training.state import TrainState
 from marble.training.step import make_train_step, several_steps
@@ -146,15 +145,6 @@ def test_adam_with_clipping_and_warm_up_is_the_textbook_s():
         updates, opt_state = OPTIMIZER.update(jnp.asarray(grad, jnp.float32), opt_state, params)
         params = params + updates
     np.testing.assert_allclose(params, x, rtol=1e-4)
-
-
-def test_the_average_begins_with_the_first_update_and_decays():
-    values = [5.0, 1.0, 2.0, 4.0]  # the initial value 5 leaves no trace
-    average = expected = jnp.float32(values[0])
-    for step, value in enumerate(values[1:]):
-        average = ema_update(average, jnp.float32(value), step=jnp.int32(step), ema_decay=0.9)
-        expected = value if step == 0 else 0.9 * expected + 0.1 * value
-    np.testing.assert_allclose(average, expected, rtol=1e-6)
 
 
 def test_draws_belong_to_positions_in_the_global_batch():

@@ -40,6 +40,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("seed", 0, "Seed of all noise; image i's depends on the seed and i alone.", **text)
     flags.DEFINE_integer("step", None, "Checkpoint to use (default: the newest whole one).", **text)
     flags.DEFINE_bool("raw_params", False, "Use the last parameters instead of their moving average.", **text)
+    flags.DEFINE_float("ema_length", None, "Average over this share of the training (needs post_hoc_ema).", **text)
     flags.DEFINE_integer("batch_size", None, "Images in one call (default: the config's for sampling).", **text)
     flags.DEFINE_string("variance_type", None, "Variance of reverse steps (default: the sampler's or model's).", **text)
     flags.DEFINE_string("decoder", None, "exact (default), or tanh: the DDPM reference's approximation.", **text)
@@ -81,7 +82,8 @@ def measure(values: flags.FlagValues, flow: Any) -> int:
     if split is None:
         raise InputError(f"{source.name} has no held-out split: give --split {'|'.join(source.splits)}")
     examples = source.read(split)
-    step, pipe = builders.load_step(values.workdir, step=values.step, raw_params=values.raw_params)
+    which = dict(raw_params=values.raw_params, ema_length=values.ema_length)
+    step, pipe = builders.load_step(values.workdir, step=values.step, **which)
     for name, reason in pipe.options_unread().items():
         refuse(values, FLAGS_OF.get(name, (name,)), reason)
     options = MeasureOptions(values.num, values.seed, values.batch_size, values.variance_type, values.decoder, flow)
@@ -91,7 +93,7 @@ def measure(values: flags.FlagValues, flow: Any) -> int:
         return 0
     settings = {
         "step": step,
-        "params": "params" if values.raw_params else "ema_params",
+        "params": params_name(values),
         "seed": values.seed,
         "levels": image.levels,
         "num": found.num,
@@ -101,6 +103,13 @@ def measure(values: flags.FlagValues, flow: Any) -> int:
     path = keep(values.workdir, "bpd", entry(split, found.num, len(examples)), {**settings, **found.kept})
     logger.info("wrote %s", path)
     return 0
+
+
+def params_name(values: flags.FlagValues) -> str:
+    """What the parameters are called that were measured."""
+    if values.ema_length is not None:
+        return f"average of length {values.ema_length:g}"
+    return "params" if values.raw_params else "ema_params"
 
 
 def heading(split: str, settings: Mapping[str, Any], note: str) -> str:

@@ -43,6 +43,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("batch_size", None, "Images in one call (default: the config's).", **text)
     flags.DEFINE_integer("step", None, "Checkpoint to use (default: the newest whole one).", **text)
     flags.DEFINE_bool("raw_params", False, "Use the last parameters instead of their moving average.", **text)
+    flags.DEFINE_float("ema_length", None, "Average over this share of the training (needs post_hoc_ema).", **text)
     flags.DEFINE_bool("gif", False, "Write trajectory.gif too.", **text)
     edit.define(values)
 
@@ -82,6 +83,7 @@ def draw(values: flags.FlagValues, edits: bool) -> Any:
         values.workdir,
         step=values.step,
         raw_params=values.raw_params,
+        ema_length=values.ema_length,
         sampler=values.sampler,
         guide=values.guide,
     )

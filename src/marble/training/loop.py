@@ -14,11 +14,13 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from marble import checkpoint
-from marble.errors import InputError, RunError
+from marble.errors import InputError
 from marble.parallel import DeviceMapping, fetch, hosts
+from marble.training.divergence import Divergence
 from marble.training.interruption import Interrupted, Interruption
 from marble.training.logging import Writer, open_writer
 from marble.training.operation import Profile, Stopwatch, Watchdog, step_floor
+from marble.training.post_hoc_ema import Snapshots
 from marble.training.state import TrainState, Window
 from marble.training.step import TrainStep
 from marble.typing import Array, Batch
@@ -39,6 +41,12 @@ class TrainingConfig:
     batch_size: int
     num_steps: int
     ema_decay: float
+    ema_warmup: bool = True
+    """Whether the moving average begins as one over few steps, see ``marble.training.ema``; not so in the reference."""
+    post_hoc_ema: bool = False
+    """Whether averages are stored from which those of any length can be made: see ``marble.training.post_hoc_ema``."""
+    ema_snapshot_every: int = 1000
+    """How often they are stored; at the end of the training in any case."""
     accumulate: int = 1
     """Micro-batches of a step: the same step, but for dropout's draws, in 1/accumulate of the memory."""
     steps_per_call: int = 1
@@ -55,10 +63,12 @@ class TrainingConfig:
     """Bit-equal repetition on GPUs too, where the fastest operations do not give it."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "num_steps", "accumulate", "steps_per_call", "keep_checkpoints"):
+        counts = ("batch_size", "num_steps", "accumulate", "steps_per_call", "keep_checkpoints", "ema_snapshot_every")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise InputError(f"training.{name}={getattr(self, name)} must be at least 1")
-        for name in ("log_every", "eval_every", "sample_every", "checkpoint_every"):
+        of_averages = ["ema_snapshot_every"] if self.post_hoc_ema else []
+        for name in ("log_every", "eval_every", "sample_every", "checkpoint_every", *of_averages):
             every = getattr(self, name)
             if every < 0:
                 raise InputError(f"training.{name}={every} must be 0, for never, or more")
@@ -145,15 +155,19 @@ def train(
     with (
         contextlib.closing(open_writer(workdir, step=step)) as writer,
         checkpoint.CheckpointWriter(workdir, **keep) as checkpoints,
+        contextlib.closing(Snapshots(workdir, step, config.ema_snapshot_every, config.num_steps)) as snapshots,
         progress,
     ):
+        diverged = Divergence(workdir, checkpoints)
         logger.info("compiling the training step")
         compiled, first = compile_calls(run_steps, state, batches, key, lengths, mapping, interruption)
         floor = step_floor(compiled)
         stopwatch, in_flight, to_stop = Stopwatch(), deque(), hosts.StopVote()
         with interruption.deferred(), Watchdog(hang_seconds, step) as watchdog, profile or contextlib.nullcontext():
             # Those that an interruption cut off.
-            run_hooks(step, state, config, hooks, writer, interruption, watchdog)
+            if state.power_averages and snapshots.is_due(step):
+                snapshots.save(step, state.power_averages)
+            run_hooks(step, state, config, hooks, writer, interruption, watchdog, diverged)
             for length, batch in zip(lengths, itertools.chain([first], batches), strict=False):
                 if profile:
                     profile.before(step, length)
@@ -167,20 +181,24 @@ def train(
                 if profile:
                     profile.after(step, metrics)
                 if due(step, config.log_every):
-                    state = log_window(writer, step, state, config, hooks, stopwatch, floor)
+                    state = log_window(writer, step, diverged.checked(state), config, hooks, stopwatch, floor)
                 with stopwatch.paused():
                     if step == config.num_steps or is_save_due(step, config):
-                        checkpoints.save(step, checked(state))
+                        checkpoints.save(step, diverged.checked(state))
+                    if state.power_averages and snapshots.is_due(step):
+                        snapshots.save(step, diverged.checked(state).power_averages)
                     if jax.process_count() > 1 and is_hook_due(step, config):
                         checkpoints.wait()  # a stop within a hook ends the process
-                    run_hooks(step, state, config, hooks, writer, interruption, watchdog)
+                    run_hooks(step, state, config, hooks, writer, interruption, watchdog, diverged)
                 if to_stop(interruption.requested):
                     if checkpoints.latest != step:
-                        checkpoints.save(step, checked(state))
+                        checkpoints.save(step, diverged.checked(state))
                     checkpoints.wait()
+                    snapshots.wait()
                     hosts.wait_for_all("saved")
                     raise Interrupted(f"saved step {step}; run the same command to go on")
             checkpoints.wait()
+            snapshots.wait()
     return state
 
 
@@ -202,8 +220,12 @@ def run_hooks(
     writer: Writer,
     interruption: Interruption,
     watchdog: Watchdog,
+    diverged: Divergence,
 ) -> None:
-    """Evaluates and samples where they are due and not done; what a stop cuts off is done when the run goes on."""
+    """Evaluates and samples where they are due and not done; what a stop cuts off is done when the run goes on.
+
+    RunError for a held-out loss that is not finite.
+    """
     if is_hook_due(step, config):
         jax.block_until_ready(state)  # programs of two threads that wait for one another's devices could lock
     patience = HOOK_PATIENCE if jax.process_count() > 1 else 0.0
@@ -212,6 +234,7 @@ def run_hooks(
             finished, loss = interruption.run(lambda: hooks.evaluate(state.ema_params), patience=patience)
             if finished:
                 writer.write(step, {HELD_OUT_LOSS: loss})
+                diverged.check_held_out(step, loss)
         if due(step, config.sample_every):
             interruption.run(lambda: hooks.sample(state.ema_params, step), patience=patience)
 
@@ -255,7 +278,7 @@ def log_window(
 
     floor is the least time of a step, all of its arithmetic at the devices' peak.
     """
-    window = fetch(checked(state).window)
+    window = fetch(state.window)
     seconds = stopwatch.lap() / max(1, int(window["num_steps"]))
     metrics = {
         "loss": float(window["loss"] / window["num_steps"]),
@@ -271,13 +294,3 @@ def log_window(
         at_peak = f", {seconds:.4f} s a step of at least {floor:.4f} s ({floor / seconds:.1%} of peak)" if floor else ""
         logger.info("step %d: loss %.4f, %.0f images/s%s", step, metrics["loss"], config.batch_size / seconds, at_peak)
     return state.replace(window=jax.tree.map(jnp.zeros_like, state.window))
-
-
-def checked(state: TrainState) -> TrainState:
-    """The state, or a RunError that names the step if a loss or gradient was not finite."""
-    if state.diverged:
-        raise RunError(
-            f"the loss or its gradient was not finite at step {int(state.step) + 1}; the checkpoints before it "
-            f"are good. Lower optimizer.learning_rate, lengthen optimizer.warmup_steps, or look at the data"
-        )
-    return state

@@ -36,6 +36,8 @@ class TrainState(struct.PyTreeNode):
     window: Window
     loss_history: LossHistory | None = None
     """What importance sampling of t remembers; None, which has no leaves, where t is drawn otherwise."""
+    power_averages: Any = None
+    """Averages of params of ``post_hoc_ema.LENGTHS``; None where none are kept."""
 
     @classmethod
     def create(
@@ -45,14 +47,17 @@ class TrainState(struct.PyTreeNode):
         *,
         sums: Window = MappingProxyType({}),
         loss_history: LossHistory | None = None,
+        num_averages: int = 0,
     ) -> "TrainState":
         """The state before the first step; sums are an objective's metrics over nothing."""
+        copied = lambda: jax.tree.map(jnp.copy, params)  # donating the state must not free params twice  # noqa: E731
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            ema_params=jax.tree.map(jnp.copy, params),  # a copy: donating the state must not free it twice
+            ema_params=copied(),
             opt_state=optimizer.init(params),
             diverged=jnp.zeros((), bool),
             window=empty_window(sums),
             loss_history=loss_history,
+            power_averages=tuple(copied() for _ in range(num_averages)) or None,
         )

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from marble.parallel.mapping import Gradient, Scan
-from marble.training.ema import ema_update
+from marble.training.ema import ema_update, towards
+from marble.training.post_hoc_ema import LENGTHS, gamma_of, power_share
 from marble.training.state import TrainState
 from marble.typing import Array, Batch
 
@@ -23,6 +24,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     ema_decay: float,
+    ema_warmup: bool = True,
     accumulate: int = 1,
     averaged: Callable[[Gradient], Gradient] = lambda gradient: gradient,
     scan: Scan = jax.lax.scan,
@@ -35,6 +37,7 @@ def make_train_step(
     micro-batches: see ``marble.parallel.mapping``.
     A loss or gradient that is not finite sets state.diverged and leaves all else as it was.
     """
+    ema = dict(ema_decay=ema_decay, ema_warmup=ema_warmup)
     gradient = averaged(accumulated(jax.value_and_grad(loss_fn, has_aux=True), accumulate, scan))
 
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
@@ -48,16 +51,25 @@ def make_train_step(
         updated = state.replace(
             step=state.step + 1,
             params=params,
-            ema_params=ema_update(state.ema_params, params, step=state.step, ema_decay=ema_decay),
+            ema_params=ema_update(state.ema_params, params, step=state.step, **ema),
             opt_state=opt_state,
             window=jax.tree.map(jnp.add, state.window, of_step),
             loss_history=None if state.loss_history is None else state.loss_history.updated(**draws),
+            power_averages=power_averaged(state.power_averages, params, state.step),
         )
         diverged = state.diverged | ~(jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"]))
         kept = jax.tree.map(lambda old, new: jnp.where(diverged, old, new), state, updated)
         return kept.replace(diverged=diverged), metrics
 
     return train_step
+
+
+def power_averaged(averages: Any, params: Any, step: Array) -> Any:
+    """The averages of ``post_hoc_ema.LENGTHS`` after update number step, from 0; None where none are kept."""
+    if averages is None:
+        return None
+    shares = (power_share(step, gamma_of(length)) for length in LENGTHS)
+    return tuple(towards(average, params, share) for average, share in zip(averages, shares, strict=True))
 
 
 def accumulated(gradient: Callable[..., Any], count: int, scan: Scan) -> Callable[..., Any]:
