@@ -152,9 +152,8 @@ def test_a_run_stores_averages_and_one_that_went_on_the_same_ones(tmp_path):
     found = {}
     for name in ("whole", "part"):
         pipe = marble.load(str(tmp_path / name), ema_length=LENGTHS[1])
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), pipe.params, state.power_averages[1]
-        )
+        for own, kept in zip(*map(jax.tree.leaves, (pipe.params, state.power_averages[1])), strict=True):
+            np.testing.assert_allclose(own, kept, rtol=1e-5, atol=1e-7)
         found[name] = post_hoc_ema.reconstruct(str(tmp_path / name), 0.1, pipe.params, step=4)
     assert found["whole"][0] == 4
     jax.tree.map(np.testing.assert_array_equal, found["whole"][1], found["part"][1])
