@@ -68,8 +68,8 @@ def finished(process: subprocess.Popen, status: int = 0, *, timeout: float = 300
 
 def final_state(directory: Path) -> tuple[int, TrainState]:
     """The newest checkpoint of a run, whole."""
-    config, image = workdir.recall(str(directory))
-    experiment = builders.build(config, image)
+    config, data = workdir.recall(str(directory))
+    experiment = builders.build(builders.as_now(config), data.image)
     target = jax.eval_shape(experiment.init_state)
     step, state, damaged = checkpoint.restore_newest(str(directory), target)
     assert damaged == []

@@ -14,7 +14,7 @@ from marble.config import load_config, shipped_configs
 from marble.pipelines import ImageSpec
 
 SIZES = {
-    # config: image shape, parameters. The last three are the paper's models, whose counts are known.
+    # config: image shape, parameters. Those of the paper's models are known; of image_folder diffusers counts as many.
     "digits": ((8, 8, 1), None),
     "digits_vae": ((8, 8, 1), None),
     "mnist": ((28, 28, 1), None),
@@ -22,6 +22,7 @@ SIZES = {
     "cifar10": ((32, 32, 3), 35_746_307),
     "celebahq256": ((256, 256, 3), 113_673_219),
     "lsun_church256": ((256, 256, 3), 113_673_219),
+    "image_folder": ((64, 64, 3), 28_482_307),
 }
 
 
@@ -73,6 +74,7 @@ WRITERS = {
     "fashion_mnist": (originals.write_mnist, (28, 28)),
     "cifar10": (originals.write_cifar10, (32, 32, 3)),
     "celebahq256": (write_pictures, (40, 36, 3)),
+    "image_folder": (write_pictures, (40, 36, 3)),
 }
 
 
@@ -86,7 +88,7 @@ def random_images(shape, *, train=50, test=10):
 
 
 MARKS = {
-    **dict.fromkeys(("digits_vae", "fashion_mnist", "cifar10", "celebahq256"), pytest.mark.heavy),
+    **dict.fromkeys(("digits_vae", "fashion_mnist", "cifar10", "celebahq256", "image_folder"), pytest.mark.heavy),
     # What they add is in other tests: a model of another config, labels, and the other likelihood.
     **dict.fromkeys(("mnist", "digits:conditional", "digits_vae:gaussian"), pytest.mark.slow),
 }

@@ -21,7 +21,7 @@ def begun(tmp_path):
 
 
 def test_what_is_remembered_is_recalled(begun):
-    assert workdir.recall(begun) == (CONFIG, DATA.image)
+    assert workdir.recall(begun) == (CONFIG, DATA)
     assert workdir.check(begun, CONFIG, DATA) == []
 
 
@@ -39,6 +39,15 @@ def test_as_many_other_images_are_refused(begun):
     assert workdir.check(begun, CONFIG, facts[0]) == []
     with pytest.raises(InputError, match="the files of the data: .*abc -> .*xyz"):
         workdir.check(begun, CONFIG, facts[1])
+
+
+def test_classes_in_another_order_are_refused(begun):
+    named = DATA._replace(class_names=("cat", "dog"))
+    assert workdir.check(begun, CONFIG, named) == []  # the run is of a version that did not keep them
+    workdir.remember(begun, CONFIG, named)
+    assert workdir.recall(begun) == (CONFIG, named) and workdir.check(begun, CONFIG, named) == []
+    with pytest.raises(InputError, match="the classes: .'cat', 'dog'. -> .'dog', 'cat'."):
+        workdir.check(begun, CONFIG, named._replace(class_names=("dog", "cat")))
 
 
 def test_as_many_other_files_are_shown(begun):

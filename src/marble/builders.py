@@ -203,13 +203,13 @@ def load_params(
     """What ``load`` makes a pipeline of: the step, the experiment, and the parameters on the host."""
     if raw_params and ema_length is not None:
         raise InputError(f"raw_params and ema_length={ema_length} are two kinds of parameters: leave one out")
-    kept, image = workdirs.recall(workdir)
+    kept, data = workdirs.recall(workdir)
     config = as_now(kept)
     if sampler is not None:
         if "sampler" not in Layout(config).sections["sampling"].names:
             raise InputError(f"sampler {sampler!r} given, but the model of {workdir} draws in one step: leave it out")
         config = renamed(config, "sampling", "sampler", sampler)
-    experiment = build(config, image)
+    experiment = build(config, data.image, class_names=data.class_names)
     shapes = jax.eval_shape(experiment.init_params)
     if ema_length is not None:
         step, params = post_hoc_ema.reconstruct(workdir, ema_length, shapes, step=step)

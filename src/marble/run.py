@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 SPLIT = "train"
 HELD_OUT = ("test", "validation")
 """The names of splits on which a run may measure its held-out loss; the first that there is."""
+MOST_CLASSES = 20
+"""Of which the log gives number and name."""
 NUM_SAMPLES = 64
 """Images in a grid drawn while training."""
 
@@ -66,15 +68,19 @@ def _run(
     hosts.from_first(lambda: check_bucket(directory))
     source = builders.data_config(config).open()
     image = ImageSpec(shape=tuple(source.image_shape), levels=source.levels)
-    experiment = builders.build(config, image)
+    experiment = builders.build(config, image, class_names=source.class_names)
     mapping = experiment.parallel.open()
     check(experiment, source, mapping)
     train_key, eval_key = jax.random.split(jax.random.key(experiment.seed, impl="threefry2x32"))
 
     init = experiment.init_state
     jax.eval_shape(init)  # a model that does not fit the images fails here, before anything is written
-    facts = workdir.DataFacts(image, dict(source.splits), source.originals)
+    facts = workdir.DataFacts(image, dict(source.splits), source.originals, source.class_names)
     hosts.check_same("data", repr(facts))
+    if "label" in experiment.objective.keys and source.class_names:
+        listed = [f"{number} {name}" for number, name in enumerate(source.class_names[:MOST_CLASSES])]
+        more = ["..."] if source.num_classes > MOST_CLASSES else []
+        logger.info("%d classes: %s", source.num_classes, ", ".join([*listed, *more]))
     for line in hosts.from_first(lambda: workdir.check(directory, config.to_dict(), facts, builders.as_now)):
         logger.info("changed since this run began: %s", line)
     with contextlib.ExitStack() as held:

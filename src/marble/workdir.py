@@ -30,6 +30,8 @@ class DataFacts(NamedTuple):
     """The number of examples in each split."""
     originals: str
     """What names the originals. Unless it starts with CONTENT, files that were only copied may have another name."""
+    class_names: tuple[str, ...] | None = None
+    """In the order of the labels; None without classes, and for runs of versions that did not keep them."""
 
 
 def check(
@@ -44,9 +46,11 @@ def check(
         if saved_steps(workdir):
             raise InputError(f"{workdir} has checkpoints but no config.json: restore it, or use another workdir")
         return []
-    before, data_before = _read(workdir)
+    before, data_before = recall(workdir)
     fixed, changed = differences(as_now(before), config)
     fixed += [f"data: {old} -> {new}" for old, new in zip(data_before[:2], data[:2], strict=True) if old != new]
+    if data_before.class_names not in (None, data.class_names):
+        fixed.append(f"the classes: {data_before.class_names} -> {data.class_names}")
     if data.originals != data_before.originals:
         proven = all(facts.originals.startswith(CONTENT) for facts in (data, data_before))
         line = f"the files of the data: {data_before.originals} -> {data.originals}"
@@ -90,19 +94,16 @@ def locked(workdir: str) -> Iterator[None]:
         yield
 
 
-def recall(workdir: str) -> tuple[dict[str, Any], ImageSpec]:
-    """The config and kind of image of a workdir; InputError when it has none."""
-    config, data = _read(workdir)
-    return config, data.image
-
-
-def _read(workdir: str) -> tuple[dict[str, Any], DataFacts]:
+def recall(workdir: str) -> tuple[dict[str, Any], DataFacts]:
+    """The config of a workdir, and what its data set said; InputError when it has none."""
     path = config_path(workdir)
     try:
         kept = json.loads(path.read_text())
         data = kept["data"]
         image = ImageSpec(shape=tuple(data["image"]["shape"]), levels=data["image"]["levels"])
-        return dict(kept["config"]), DataFacts(image, dict(data["splits"]), data["originals"])
+        names = data.get("class_names")
+        facts = DataFacts(image, dict(data["splits"]), data["originals"], None if names is None else tuple(names))
+        return dict(kept["config"]), facts
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{workdir} is not the workdir of a run: it has no config.json") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from marble.data.folder import digest, left_out, list_folder
+from marble.data.folder import digest, in_order, list_folder
 from marble.errors import InputError
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
@@ -42,7 +42,6 @@ def test_a_plain_folder_is_taken_in_the_order_of_names(tmp_path, write_folder):
     write_folder(tmp_path / ".hidden", IMAGES[:1])
     (tmp_path / "notes.txt").write_text("not an image")
     assert [name for name, _, _ in listed(tmp_path)] == ["a/0.png", "a/1.png", "b/0.png"]
-    assert list_folder(tmp_path).class_names is None
 
 
 def test_split_folders_share_their_class_names(tmp_path, write_folder):
@@ -64,19 +63,145 @@ def test_held_out_images_are_not_trained_on(tmp_path, write_folder, splits, besi
         list_folder(tmp_path)
 
 
-def test_images_beside_the_splits_are_known_to_be_left_out(tmp_path, write_folder):
+def test_what_is_not_used_is_known_by_its_reason(tmp_path, write_folder):
     write_folder(tmp_path / "train", IMAGES)
     write_folder(tmp_path / "test", IMAGES)
     write_folder(tmp_path / ".hidden", IMAGES)
-    (tmp_path / "notes.txt").write_text("not an image")
-    assert left_out(list_folder(tmp_path)) == ()
+    (tmp_path / "notes.txt").write_text("beside the splits, and no image")
+    assert list_folder(tmp_path).unused == {}
     write_folder(tmp_path, IMAGES[:1])
     write_folder(tmp_path / "more" / "a", IMAGES[:2])
-    assert left_out(list_folder(tmp_path)) == ("0.png", "more/a/0.png", "more/a/1.png")
+    (tmp_path / "test" / "a.heic").write_text("of a phone")
+    assert list_folder(tmp_path).unused == {
+        "of other kinds": ("test/a.heic",),
+        "beside train/": ("0.png", "more/a/0.png", "more/a/1.png"),
+    }
+    write_folder(tmp_path / "train", IMAGES, rows({}))
+    assert list_folder(tmp_path).unused["that no line of metadata names"] == ("train/1.png", "train/2.png")
 
 
-def test_nothing_is_left_out_of_a_plain_folder(tmp_path, write_folder):
-    assert left_out(list_folder(write_folder(tmp_path, IMAGES))) == ()
+def test_nothing_is_unused_in_a_plain_folder(tmp_path, write_folder):
+    assert list_folder(write_folder(tmp_path, IMAGES)).unused == {}
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (["Train", "Validation"], ["train", "validation"]),
+        (["training", "val"], ["train", "validation"]),
+        (["train", "val"], ["train", "validation"]),
+        (["TRAIN", "dev", "Eval"], ["train", "validation", "test"]),
+        (["training", "valid", "testing"], ["train", "validation", "test"]),
+    ],
+)
+def test_splits_have_hugging_face_s_names_in_any_case(tmp_path, write_folder, folders, splits):
+    for folder in folders:
+        write_folder(tmp_path / folder, IMAGES[:1])
+    found = list_folder(tmp_path)
+    assert list(found.splits) == splits and found.unused == {}
+    assert [entry.name for entry in found.entries] == [f"{folder}/0.png" for folder in folders]
+
+
+def test_two_folders_of_one_split_are_named(tmp_path, write_folder):
+    for folder in ("train", "val", "dev"):
+        write_folder(tmp_path / folder, IMAGES)
+    with pytest.raises(InputError, match="has dev/ and val/, which are both validation: put their images in one"):
+        list_folder(tmp_path)
+
+
+def test_folders_are_classes(tmp_path, write_folder):
+    for folder, count in (("dog", 2), ("cat", 1)):
+        write_folder(tmp_path / folder, IMAGES[:count])
+    assert list_folder(tmp_path).class_names == ("cat", "dog")
+    assert listed(tmp_path) == [("cat/0.png", 0, None), ("dog/0.png", 1, None), ("dog/1.png", 1, None)]
+    assert list_folder(tmp_path).count_by_class() == [1, 2]
+
+
+def test_classes_named_like_splits_go_below_train(tmp_path, write_folder):
+    for folder in ("test", "cat"):
+        write_folder(tmp_path / folder, IMAGES[:1])
+    with pytest.raises(InputError, match="has test/ but no train/: .* classes of such names go below train/"):
+        list_folder(tmp_path)
+    for folder in ("train/test", "train/cat", "val/cat"):
+        write_folder(tmp_path / folder, IMAGES[:1])
+    os.rename(tmp_path / "test", tmp_path / "other")
+    found = list_folder(tmp_path)
+    assert found.class_names == ("cat", "test")
+    labels = {entry.name: entry.label for entry in found.entries}
+    assert labels == {"train/cat/0.png": 0, "train/test/0.png": 1, "val/cat/0.png": 0}
+
+
+@pytest.mark.parametrize(
+    "folders", [["a", "."], ["a", "b/c"], ["a"], ["a/x", "b/x"]], ids=["loose ones", "uneven", "one", "one name"]
+)
+def test_other_folders_are_no_classes(tmp_path, write_folder, folders):
+    for folder in folders:
+        write_folder(tmp_path / folder, IMAGES[:1])
+    assert list_folder(tmp_path).class_names is None
+
+
+def test_a_folder_name_that_can_be_no_class_is_named(tmp_path, write_folder):
+    for folder in ("a", "b "):
+        write_folder(tmp_path / folder, IMAGES[:1])
+    with pytest.raises(InputError, match="the folder name 'b ' can't be that of a class: rename"):
+        list_folder(tmp_path)
+
+
+def test_numbers_sort_as_numbers_and_names_as_text(tmp_path, write_folder):
+    assert in_order(str(number) for number in range(12)) == tuple(str(number) for number in range(12))
+    assert in_order(["10", "2", "a"]) == ("10", "2", "a")
+    assert in_order(["2", "02", "1"]) == ("1", "02", "2")
+    for number in (2, 10, 1):
+        write_folder(tmp_path / str(number), IMAGES[:1])
+    assert list_folder(tmp_path).class_names == ("1", "2", "10")
+
+
+def test_metadata_may_be_csv_and_lie_below(tmp_path, write_folder):
+    write_folder(tmp_path / "a", IMAGES[:2])
+    write_folder(tmp_path / "b" / "c", IMAGES[:2])
+    (tmp_path / "a" / "metadata.csv").write_text('file_name,text,seen\n1.png,"one, and\nmore",x\n0.png,two,\n')
+    (tmp_path / "b" / "metadata.jsonl").write_text(json.dumps({"file_name": "c/0.png", "text": "three"}))
+    first, *others = listed(tmp_path)
+    assert first == ("a/1.png", None, "one, and\nmore")
+    assert others == [("a/0.png", None, "two"), ("b/c/0.png", None, "three")]
+    assert list_folder(tmp_path).unused == {"that no line of metadata names": ("b/c/1.png",)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,text\n0.png,a\n", "metadata.csv line 1 has no column file_name"),
+        ("", "metadata.csv line 1 has no column file_name"),
+        ("file_name,text\n,a\n", "metadata.csv line 2 has no file_name"),
+        ("file_name,text\n9.png,a\n", "metadata.csv line 2: there is no file '9.png'"),
+        ('file_name,text\n0.png,"a', "metadata.csv line 1 is not CSV"),
+        ("file_name,label\n0.png,a\n1.png,\n", "1 of 2 images have no label"),
+        ("file_name\n0.png\n0.png\n", "0.png is named by 2 lines of metadata"),
+    ],
+)
+def test_wrong_csv_is_named(tmp_path, write_folder, text, message):
+    write_folder(tmp_path, IMAGES)
+    (tmp_path / "metadata.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        list_folder(tmp_path)
+
+
+def test_two_kinds_of_metadata_are_named(tmp_path, write_folder):
+    write_folder(tmp_path / "a", IMAGES, rows({}))
+    (tmp_path / "a" / "metadata.csv").write_text("file_name\n0.png\n")
+    with pytest.raises(InputError, match="a has both metadata.jsonl and metadata.csv: keep one"):
+        list_folder(tmp_path)
+
+
+def test_links_are_followed_and_a_loop_ends(tmp_path, write_folder):
+    write_folder(tmp_path / "elsewhere", IMAGES[:2])
+    images = tmp_path / "images"
+    (images / "sub").mkdir(parents=True)
+    (images / "one.png").symlink_to(tmp_path / "elsewhere" / "0.png")
+    (images / "linked").symlink_to(tmp_path / "elsewhere")
+    (images / "sub" / "up").symlink_to(images)
+    (images / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    assert [name for name, _, _ in listed(images)] == ["linked/0.png", "linked/1.png", "one.png"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -69,10 +70,34 @@ def test_stored_images_are_plain_and_show_the_same(fmt, mode, kept):
     np.testing.assert_array_equal(decoded(stored), decoded(content))
 
 
-def test_deep_images_are_refused():
-    content = encoded(Image.fromarray(GREY.astype(np.uint16)))
-    with pytest.raises(InputError, match=r"deep\.png has pixels of kind I;16"):
-        images.header_shape(io.BytesIO(content), "deep.png")
+def png_of_16_bits(pixels):
+    """A PNG of these pixels [h w c] uint16, which PIL can't write in colour."""
+    height, width, channels = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([16, {1: 0, 3: 2}[channels], 0, 0, 0])
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_of_16_bits_the_higher_8_are_taken_grey_as_in_colour(channels):
+    deep = np.random.default_rng(1).integers(0, 2**16, (5, 6, channels), dtype=np.uint16)
+    content = png_of_16_bits(deep)
+    assert images.header_shape(io.BytesIO(content), "deep.png") == deep.shape
+    stored = images.storable(content, "deep.png")
+    for encoded_image in (content, stored):
+        found = images.decode(encoded_image, "deep.png", channels=channels, image_size=None)
+        np.testing.assert_array_equal(found, deep >> 8)
+
+
+def test_images_of_32_bits_are_refused():
+    content = encoded(Image.fromarray(GREY.astype(np.int32)), "TIFF")
+    with pytest.raises(InputError, match=r"deep\.tif has pixels of kind I: save it with 8 or 16 bits"):
+        images.header_shape(io.BytesIO(content), "deep.tif")
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-30], lambda b: b[:10], lambda b: b"", lambda b: b"text"])

@@ -187,7 +187,7 @@ def test_a_full_disk_is_a_run_error_and_leaves_nothing(data_dir, tmp_path, write
 
 
 def test_the_digits_need_nothing(data_dir):
-    assert prepare("digits", data_dir=data_dir) == ("digits", None, {"train": 1437, "test": 360}, False)
+    assert prepare("digits", data_dir=data_dir)[:4] == ("digits", None, {"train": 1437, "test": 360}, False)
     assert not data_dir.exists()
 
 
@@ -224,7 +224,36 @@ def test_images_beside_train_are_warned_of(data_dir, tmp_path, write_folder, cap
         write_folder(tmp_path / "folder", images)
         assert prepare("image_folder", source=tmp_path / "folder", data_dir=data_dir).splits == {"train": 2}
     (said,) = caplog.messages
-    assert "images beside train/ are left out (2, as 0.png): move them into train/" in said
+    assert said.endswith("files that are not used: 2 beside train/ (as 0.png)")
+
+
+def test_every_unreadable_image_is_listed(data_dir, tmp_path, write_folder):
+    images = np.random.default_rng(12).integers(0, 256, (30, 5, 5, 3), dtype=np.uint8)
+    write_folder(tmp_path / "folder" / "train", images)
+    write_folder(tmp_path / "folder" / "test", images[:3])
+
+    def damage(name, keep):
+        path = tmp_path / "folder" / name
+        path.write_bytes(path.read_bytes()[:keep])
+
+    for name in ("train/3.png", "train/7.png", "test/1.png"):
+        damage(name, -30)  # their headers are whole
+    with pytest.raises(InputError, match="3 images can't be read: .*3.png.*; .*7.png.*; .*test/1.png"):
+        prepare("image_folder", source=tmp_path / "folder", data_dir=data_dir)
+    for i in range(25):
+        damage(f"train/{i}.png", 4)
+    with pytest.raises(InputError, match="25 images can't be read: .*0.png.*; and 5 more"):
+        prepare("image_folder", source=tmp_path / "folder", data_dir=data_dir)
+    assert not list(data_dir.glob("marble_image_folder/*"))
+
+
+def test_classes_are_counted(data_dir, tmp_path, write_folder):
+    images = np.random.default_rng(12).integers(0, 256, (3, 5, 5, 3), dtype=np.uint8)
+    for name, count in (("10", 1), ("9", 3)):
+        write_folder(tmp_path / "folder" / name, images[:count])
+    for _ in range(2):  # prepared, and found
+        prepared = prepare("image_folder", source=tmp_path / "folder", data_dir=data_dir)
+        assert prepared.class_names == ("9", "10") and list(prepared.images_by_class) == [3, 1]
 
 
 def test_packed_originals_that_are_not_the_published_ones_are_warned_of(

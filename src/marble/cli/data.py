@@ -8,6 +8,9 @@ from marble.data.catalogue import NAMES
 from marble.data.prepare import Prepared, prepare
 from marble.errors import InputError
 
+MOST_CLASSES = 100
+"""In the table of classes."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs the words after `marble data`, prints what is there now, and returns the exit status 0.
@@ -16,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = _parser().parse_args(argv)
     prepared = prepare(arguments.name, source=arguments.source, data_dir=arguments.data_dir)
-    print(describe(prepared))
+    print("\n".join([describe(prepared), *class_table(prepared)]))
     return 0
 
 
@@ -27,6 +30,18 @@ def describe(prepared: Prepared) -> str:
         return f"{prepared.name} is built in, there is nothing to prepare: {splits}"
     done = "prepared" if prepared.fresh else "already prepared, nothing to do"
     return f"{prepared.name}: {done}: {splits} in {prepared.directory}"
+
+
+def class_table(prepared: Prepared) -> list[str]:
+    """The classes, one a line: the number that a label has, its name and, where they were counted, its images."""
+    names, counts = prepared.class_names or (), prepared.images_by_class
+    width = max(map(len, names[:MOST_CLASSES]), default=0)
+    lines = [
+        f"  {number:4}  {name:{width}}" + (f"  {counts[number]:,} images" if counts is not None else "")
+        for number, name in enumerate(names[:MOST_CLASSES])
+    ]
+    more = [f"  and {len(names) - MOST_CLASSES} more"] if len(names) > MOST_CLASSES else []
+    return [*([f"{len(names)} classes:"] if names else []), *(line.rstrip() for line in lines), *more]
 
 
 class _Parser(argparse.ArgumentParser):

@@ -74,10 +74,12 @@ def measure(values: flags.FlagValues, flow: Any) -> int:
     from marble.parallel import explained_memory_error, hosts
     from marble.pipelines.measured import MeasureOptions
 
-    config, image = workdir.recall(values.workdir)
+    config, data = workdir.recall(values.workdir)
     source = builders.data_config(config).open()
-    if (tuple(source.image_shape), source.levels) != image:
-        raise InputError(f"{values.workdir} was trained on {image}, but {source.name} has {source.image_shape} now")
+    if (tuple(source.image_shape), source.levels) != data.image:
+        raise InputError(
+            f"{values.workdir} was trained on {data.image}, but {source.name} has {source.image_shape} now"
+        )
     split = values.split or run.held_out_split(source)
     if split is None:
         raise InputError(f"{source.name} has no held-out split: give --split {'|'.join(source.splits)}")
@@ -95,7 +97,7 @@ def measure(values: flags.FlagValues, flow: Any) -> int:
         "step": step,
         "params": params_name(values),
         "seed": values.seed,
-        "levels": image.levels,
+        "levels": data.image.levels,
         "num": found.num,
         **found.settings,
     }

@@ -105,7 +105,9 @@ class Labels:
     def check_data(self, name: str, num_classes: int | None) -> None:
         """InputError for data of other classes than the model's."""
         if self.num_classes != num_classes:
-            raise InputError(f"model.num_classes={self.num_classes}, but {name} has {num_classes or 'no'} classes")
+            remedy = f"set --config.model.num_classes={num_classes}" if num_classes else "leave model.num_classes out"
+            found = f"{name} has {num_classes or 'no'} classes"
+            raise InputError(f"model.num_classes={self.num_classes}, but {found}: {remedy}")
 
     def _numbers(self, labels: Any, num: int, *, highest: int) -> np.ndarray:
         """One label an image [num], from 0 to highest."""

@@ -6,7 +6,7 @@ their own encoding; both in their original order. The records can be read by any
 tensorflow-datasets.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,13 @@ from tqdm import tqdm
 
 from marble.data import images
 from marble.data.catalogue import STORED_VERSION
-from marble.data.folder import Entry, Folder
+from marble.data.folder import Folder
+from marble.data.metadata import Entry
 from marble.data.originals import NUM_CLASSES, Pixels
+from marble.errors import InputError
+
+MOST_FAULTS = 20
+"""Unreadable images that an error names; it counts the others."""
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -96,7 +101,11 @@ class MarbleImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         entries = self._folder.splits[split]
         for i, entry in enumerate(tqdm(entries, desc=f"preparing {split}", unit="image", disable=None)):
-            yield i, _stored_example(entry)
+            try:
+                yield i, _stored_example(entry)
+            except InputError:
+                each_of(_stored_example, self._folder.entries, "looking for others")  # which raises for all of them
+                raise
 
 
 PIXELS = {"mnist": MarbleMnist, "fashion_mnist": MarbleFashionMnist, "cifar10": MarbleCifar10}
@@ -104,13 +113,30 @@ PIXELS = {"mnist": MarbleMnist, "fashion_mnist": MarbleFashionMnist, "cifar10": 
 
 def _common_shape(folder: Folder) -> tuple[int | None, int | None, int]:
     """[h w c] of all images: None for a side that differs, one channel only where every image is grey."""
-    bar = tqdm(folder.entries, desc="looking at sizes", unit="image", disable=None)
-    heights, widths, channels = zip(*{images.header_shape(e.path, str(e.path)) for e in bar}, strict=True)
+    shapes = each_of(lambda entry: images.header_shape(entry.path, str(entry.path)), folder.entries, "looking at sizes")
+    heights, widths, channels = zip(*set(shapes), strict=True)
 
     def common(sides):
         return sides[0] if len(set(sides)) == 1 else None
 
     return common(heights), common(widths), max(channels)
+
+
+def each_of(look: Callable[[Entry], Any], entries: Sequence[Entry], doing: str) -> list[Any]:
+    """look(entry) of all; one InputError for all that can't be read."""
+    results, faults = [], []
+    for entry in tqdm(entries, desc=doing, unit="image", disable=None):
+        try:
+            results.append(look(entry))
+        except InputError as error:
+            faults.append(str(error))
+    if len(faults) > 1:
+        more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
+        listed = "; ".join([*faults[:MOST_FAULTS], *more])
+        raise InputError(f"{len(faults)} images can't be read: {listed}")
+    if faults:
+        raise InputError(faults[0])
+    return results
 
 
 def _stored_example(entry: Entry) -> dict[str, Any]:

@@ -3,38 +3,32 @@
     DIR/metadata.jsonl         one line an image: {"file_name": "a/1.png", "text": "a cat", "label": "cat"}
     DIR/a/1.png
 
-`text` and `label` (a class name, or a class number from 0) are optional, the same for all lines; other keys are not
-read. DIR may instead hold the folder train/ and, beside it, validation/ and test/, each with its own metadata.jsonl.
-Without metadata.jsonl every image below the folder is taken, in the order of the names.
+Metadata files (see ``marble.data.metadata``) may lie in DIR or below; where there are any, they say which images are
+taken, in which order. Without, every image is, in the order of the names, and where all lie in folders that are equally
+deep, and of more than one name, these are the classes: DIR/cat/1.png, DIR/dog/1.png.
+
+DIR may instead hold folders for splits, in any case: train or training, and beside it validation, valid, val or dev,
+and test, testing or eval, each of them laid out as above. Links are followed.
 """
 
 import hashlib
 import json
-import reprlib
-import unicodedata
-from collections.abc import Mapping
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from marble.data.metadata import METADATA, Entry, is_label, is_text, metadata_of, read_metadata, shortened
 from marble.errors import InputError
 
-METADATA = "metadata.jsonl"
-SPLITS = ("train", "validation", "test")
-MAX_CLASSES = 2**16
-"""Of labels that are numbers: every class below the highest gets a name and a row of the model's table."""
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval"),
+}
+"""The names of the folders of each split, as Hugging Face's image folder has them."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-
-_shortened = reprlib.Repr()
-_shortened.maxstring = _shortened.maxlong = _shortened.maxother = 100
-
-
-class Entry(NamedTuple):
-    """An image of the folder: its path, its name relative to the folder, and what the metadata says about it."""
-
-    path: Path
-    name: str
-    label: int | str | None
-    text: str | None
 
 
 class Folder(NamedTuple):
@@ -43,10 +37,18 @@ class Folder(NamedTuple):
     path: Path
     splits: Mapping[str, tuple[Entry, ...]]
     class_names: tuple[str, ...] | None
+    unused: Mapping[str, tuple[str, ...]]
+    """The names of the files that are not taken, by the reason."""
 
     @property
     def entries(self) -> tuple[Entry, ...]:
+        """Those of all splits."""
         return tuple(entry for entries in self.splits.values() for entry in entries)
+
+    def count_by_class(self) -> list[int]:
+        """The number of images of each class."""
+        counts = Counter(entry.label for entry in self.entries)
+        return [counts[label] for label in range(len(self.class_names or ()))]
 
 
 def list_folder(path: Path) -> Folder:
@@ -55,16 +57,6 @@ def list_folder(path: Path) -> Folder:
         return _list(path)
     except OSError as error:
         raise InputError(f"{error.filename} can't be read ({error.strerror}): mend it or take it out") from error
-
-
-def left_out(folder: Folder) -> tuple[str, ...]:
-    """The names of the images beside train/, which are in no split."""
-    root = folder.path
-    if not (root / "train").is_dir():
-        return ()
-    beside = [path for path in sorted(root.iterdir()) if path.name not in SPLITS and not path.name.startswith(".")]
-    below = [entry.name for path in beside if path.is_dir() for entry in _images_below(path, root)]
-    return (*(path.name for path in beside if _is_image(path)), *below)
 
 
 def digest(folder: Folder) -> str:
@@ -80,105 +72,116 @@ def digest(folder: Folder) -> str:
 def _list(path: Path) -> Folder:
     if not path.is_dir():
         raise InputError(f"{path} is not a folder: give a folder of images")
-    split_folders = {split: path / split for split in SPLITS if (path / split).is_dir()}
-    if not split_folders:
-        split_folders = {"train": path}
-    elif "train" not in split_folders:
-        raise InputError(
-            f"{path} has {' and '.join(f'{split}/' for split in split_folders)} but no train/: put the images to train "
-            "on in train/, or give another folder; held-out images are not trained on"
-        )
-    elif (path / METADATA).exists():
-        raise InputError(f"{path} has both {METADATA} and train/: give each of {', '.join(split_folders)} its own")
-    splits = {split: _list_split(folder, path) for split, folder in split_folders.items()}
+    folders = _split_folders(path)
+    splits, unused, reads_metadata = {}, {}, {}
+    for split, folder in folders.items():
+        splits[split], unused[split], reads_metadata[split] = _list_split(folder, path)
+    if not any(reads_metadata.values()):
+        splits = _labelled_by_folders(splits, folders)
+    files = [file for found in unused.values() for file in found]
+    if folders["train"] != path:
+        beside = [child for child in sorted(path.iterdir()) if child not in folders.values() and not _is_hidden(child)]
+        files += [(name, f"beside {folders['train'].name}/") for child in beside for name in _names(child, path)]
     _check_all_or_none(path, splits, "label")
     _check_all_or_none(path, splits, "text")
-    return _number_classes(path, splits)
+    reasons = dict.fromkeys(reason for _, reason in files)
+    by_reason = {reason: tuple(name for name, why in files if why == reason) for reason in reasons}
+    return _number_classes(path, splits)._replace(unused=by_reason)
 
 
-def _list_split(folder: Path, root: Path) -> tuple[Entry, ...]:
-    metadata = folder / METADATA
-    entries = _read_metadata(metadata, root) if metadata.exists() else _images_below(folder, root)
+def _split_folders(path: Path) -> dict[str, Path]:
+    """The folder of each split; that of a folder without splits is the folder itself."""
+    found: dict[str, Path] = {}
+    for split, names in SPLITS.items():
+        folders = [child for child in sorted(path.iterdir()) if child.name.lower() in names and child.is_dir()]
+        if len(folders) > 1:
+            both = " and ".join(f"{folder.name}/" for folder in folders)
+            raise InputError(f"{path} has {both}, which are both {split}: put their images in one of them")
+        if folders:
+            found[split] = folders[0]
+    if not found:
+        return {"train": path}
+    if "train" not in found:
+        raise InputError(
+            f"{path} has {' and '.join(f'{folder.name}/' for folder in found.values())} but no train/: put the images "
+            "to train on in train/, or give another folder; held-out images are not trained on, and classes of such "
+            "names go below train/"
+        )
+    if metadata := metadata_of(path):
+        folders = ", ".join(folder.name for folder in found.values())
+        raise InputError(f"{path} has both {metadata.name} and {found['train'].name}/: give each of {folders} its own")
+    return found
+
+
+def _list_split(folder: Path, root: Path) -> tuple[tuple[Entry, ...], list[tuple[str, str]], bool]:
+    """The images of a split; the names of the files that are not taken, each with the reason; whether by metadata."""
+    files = list(files_below(folder))
+    described = sorted({folder, *(path.parent for path in files if path.name in METADATA)})
+    listed = [path for path in (metadata_of(parent) for parent in described) if path is not None]
+    found = [path for path in files if path.suffix.lower() in SUFFIXES]
+    if listed:
+        entries = tuple(entry for metadata in listed for entry in read_metadata(metadata, root))
+        _check_once(entries, root)
+    else:
+        entries = tuple(Entry(p, _name(p, root), label=None, text=None) for p in found)
     if not entries:
-        raise InputError(f"{metadata if metadata.exists() else folder} names no image: give a folder with images")
+        where = listed[0] if listed else folder
+        raise InputError(f"{where} names no image: give a folder with images ({', '.join(sorted(SUFFIXES))})")
     for entry in entries:
-        if not _is_text(entry.name):
-            raise InputError(f"{root}: the name {_shortened.repr(entry.name)} is not Unicode: rename the file")
-    return entries
+        if not is_text(entry.name):
+            raise InputError(f"{root}: the name {shortened(entry.name)} is not Unicode: rename the file")
+    taken = {entry.path for entry in entries}
+    unnamed = [(_name(p, root), "that no line of metadata names") for p in found if p not in taken]
+    others = [p for p in files if p.suffix.lower() not in SUFFIXES and p.name not in METADATA and p not in taken]
+    return entries, [*unnamed, *((_name(p, root), "of other kinds") for p in others)], bool(listed)
 
 
-def _images_below(folder: Path, root: Path) -> tuple[Entry, ...]:
-    def hidden(path):
-        return any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-    paths = sorted(p for p in folder.rglob("*") if _is_image(p) and not hidden(p))
-    return tuple(Entry(p, p.relative_to(root).as_posix(), label=None, text=None) for p in paths)
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
-
-
-def _read_metadata(metadata: Path, root: Path) -> tuple[Entry, ...]:
-    try:
-        lines = metadata.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{metadata} is not UTF-8 text ({error}): save it as UTF-8") from error
-    return tuple(
-        _entry(_parse(line, f"{metadata} line {number}"), f"{metadata} line {number}", metadata.parent, root)
-        for number, line in enumerate(lines, 1)
-        if line.strip()
+def files_below(folder: Path, within: tuple[str, ...] = ()) -> Iterator[Path]:
+    """The files below a folder by name, links followed and hidden ones passed over; a link to where it is, too."""
+    here = os.path.realpath(folder)
+    if here in within:
+        return
+    children = [child for child in folder.iterdir() if not _is_hidden(child)]
+    yield from sorted(
+        path
+        for child in children
+        for path in (files_below(child, (*within, here)) if child.is_dir() else [child])
+        if path.is_file()
     )
 
 
-def _parse(line: str, where: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not JSON ({error}): write one JSON object a line") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} has a number too long or brackets too deep to be read: shorten them") from error
-    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-        raise InputError(f"{where} has no file_name: write {{'file_name': 'path of the image', ...}}")
-    return row
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".")
 
 
-def _entry(row: Mapping[str, Any], where: str, folder: Path, root: Path) -> Entry:
-    path, label, text = folder / row["file_name"], row.get("label"), row.get("text")
-    if not _is_file(path):
-        name = _shortened.repr(row["file_name"])
-        raise InputError(f"{where}: there is no file {name} in {folder}; add it or take the line out")
-    if label is not None and not _is_label(label):
-        raise InputError(
-            f"{where}: label {_shortened.repr(label)} is neither a class name, of one line, nor a class number in "
-            f"0..{MAX_CLASSES - 1}"
-        )
-    if text is not None and not _is_text(text):
-        raise InputError(f"{where}: text {_shortened.repr(text)} is not a string of Unicode characters")
-    return Entry(path, (folder.relative_to(root) / row["file_name"]).as_posix(), label, text)
+def _names(path: Path, root: Path) -> list[str]:
+    files = files_below(path) if path.is_dir() else [path]
+    return [_name(file, root) for file in files if file.suffix.lower() in SUFFIXES]
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name longer than the file system's, a folder that may not be looked into
-        return False
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
 
 
-def _is_label(label: Any) -> bool:
-    """tensorflow-datasets keeps one class name a line, stripped: a line break within one would make two classes."""
-    if isinstance(label, int):
-        return not isinstance(label, bool) and 0 <= label < MAX_CLASSES
-    return _is_text(label) and label.strip() == label != "" and not any(map(_is_control, label))
+def _labelled_by_folders(
+    splits: Mapping[str, tuple[Entry, ...]], folders: Mapping[str, Path]
+) -> Mapping[str, tuple[Entry, ...]]:
+    """The entries, labelled by the folders that hold them where these are equally deep and have several names."""
+    depths = {len(e.path.relative_to(folders[split]).parts) for split, entries in splits.items() for e in entries}
+    names = {entry.path.parent.name for entries in splits.values() for entry in entries}
+    if len(depths) != 1 or depths == {1} or len(names) < 2:
+        return splits
+    for name in sorted(names):
+        if not is_label(name):
+            raise InputError(f"the folder name {shortened(name)} can't be that of a class: rename the folder")
+    labelled = lambda entry: entry._replace(label=entry.path.parent.name)  # noqa: E731
+    return {split: tuple(map(labelled, entries)) for split, entries in splits.items()}
 
 
-def _is_control(character: str) -> bool:
-    return unicodedata.category(character) == "Cc"
-
-
-def _is_text(text: Any) -> bool:
-    """JSON can spell half a surrogate pair, which is no character and can't be stored."""
-    return isinstance(text, str) and not any("\ud800" <= character <= "\udfff" for character in text)
+def _check_once(entries: Iterable[Entry], root: Path) -> None:
+    for path, count in Counter(entry.path.resolve() for entry in entries).items():
+        if count > 1:
+            raise InputError(f"{root}: {path.name} is named by {count} lines of metadata: take out all but one")
 
 
 def _check_all_or_none(path: Path, splits: Mapping[str, tuple[Entry, ...]], key: str) -> None:
@@ -194,12 +197,20 @@ def _check_all_or_none(path: Path, splits: Mapping[str, tuple[Entry, ...]], key:
 def _number_classes(path: Path, splits: Mapping[str, tuple[Entry, ...]]) -> Folder:
     labels = {entry.label for entries in splits.values() for entry in entries}
     if labels == {None}:
-        return Folder(path, splits, class_names=None)
+        return Folder(path, splits, class_names=None, unused={})
     if all(isinstance(label, int) for label in labels):
-        return Folder(path, splits, class_names=tuple(str(number) for number in range(max(labels) + 1)))
+        return Folder(path, splits, tuple(str(number) for number in range(max(labels) + 1)), unused={})
     if not all(isinstance(label, str) for label in labels):
         raise InputError(f"{path}: some labels are class names and some are numbers: write all in one way")
-    names = tuple(sorted(labels))
+    names = in_order(labels)
     number = {name: i for i, name in enumerate(names)}
     numbered = {s: tuple(e._replace(label=number[e.label]) for e in entries) for s, entries in splits.items()}
-    return Folder(path, numbered, class_names=names)
+    return Folder(path, numbered, names, unused={})
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Class names as numbers where all are numbers, 2 before 10, else as text."""
+    names = list(names)
+    if all(name.isascii() and name.isdecimal() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))

@@ -1,5 +1,7 @@
 """Encoded images to uint8 arrays, by PIL: upright, 8 bits, grey or RGB, transparency over white.
 
+Of 16 bits a channel the higher 8 are taken, grey as in colour.
+
 A resized image is the centred square of its shorter side, filtered by Lanczos with antialiasing (PIL widens the
 filter by the scale when it makes an image smaller).
 """
@@ -17,7 +19,9 @@ from marble.errors import InputError
 
 MODES = {1: "L", 3: "RGB"}
 GREY_MODES = frozenset({"1", "L"})
-DEEP_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
+DEEP_GREY_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
+UNBOUNDED_MODES = frozenset({"I", "F"})
+"""Whole numbers of 32 bits, and fractions: what is white in them, nothing says."""
 KEPT_FORMATS = frozenset({"PNG", "JPEG"})
 ORIENTATION = 0x0112
 TURNED_ORIENTATIONS = frozenset({5, 6, 7, 8})
@@ -26,14 +30,15 @@ TURNED_ORIENTATIONS = frozenset({5, 6, 7, 8})
 def header_shape(file: Path | IO[bytes], name: str) -> tuple[int, int, int]:
     """[h w c] of an encoded image, upright, c = 1 where it is grey; its pixels are not decoded.
 
-    Raises InputError with `name` where it is not an image, or where a grey one has more than 8 bits.
+    Raises InputError with `name` where it is not an image, or has pixels of 32 bits.
     """
     with _naming(name), Image.open(file) as image:
         width, height = image.size
         turned = _orientation(image) in TURNED_ORIENTATIONS
-        mode, grey = image.mode, image.mode in GREY_MODES and not image.has_transparency_data
-    if mode in DEEP_MODES:
-        raise InputError(f"{name} has pixels of kind {mode}: save it with 8 bits a channel, grey or RGB")
+        mode = image.mode
+        grey = mode in GREY_MODES | DEEP_GREY_MODES and not image.has_transparency_data
+    if mode in UNBOUNDED_MODES:
+        raise InputError(f"{name} has pixels of kind {mode}: save it with 8 or 16 bits a channel, grey or RGB")
     return (width if turned else height), (height if turned else width), (1 if grey else 3)
 
 
@@ -80,6 +85,8 @@ def _flatten(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    if image.mode in DEEP_GREY_MODES:
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("L" if image.mode in GREY_MODES else "RGB")
 
 

@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,6 +34,9 @@ class Prepared(NamedTuple):
     directory: Path | None
     splits: Mapping[str, int]
     fresh: bool
+    class_names: tuple[str, ...] | None = None
+    images_by_class: Sequence[int] | None = None
+    """How many images each class has; None where they were not counted."""
 
 
 def prepare(name: str, *, source: str | Path | None = None, data_dir: str | Path | None = None) -> Prepared:
@@ -54,7 +57,14 @@ def prepare(name: str, *, source: str | Path | None = None, data_dir: str | Path
     if name.startswith(catalogue.TFDS_PREFIX):
         raise InputError(f"{name} is not marble's to prepare: use tensorflow-datasets with file_format='array_record'")
     root = catalogue.data_root(data_dir)
-    key, origin, make = _published(name, root) if source is None else _given(name, Path(source).expanduser())
+    listing = None
+    if name == catalogue.FOLDER and source is not None:
+        listing = _listed(Path(source).expanduser())
+        key, origin, make = _of_folder(listing)
+    elif source is not None:
+        key, origin, make = _given(name, Path(source).expanduser())
+    else:
+        key, origin, make = _published(name, root)
     directory = catalogue.copy_directory(root, name, key)
     fresh = False
     if not catalogue.is_prepared(directory):
@@ -62,7 +72,9 @@ def prepare(name: str, *, source: str | Path | None = None, data_dir: str | Path
             fresh = not catalogue.is_prepared(directory)  # by another process, while this one waited
             if fresh:
                 _write(partial(make, origin=origin), stage, directory)
-    return Prepared(name, directory, num_examples(directory), fresh)
+    class_names = _class_names(directory)
+    counts = listing.count_by_class() if listing is not None and class_names is not None else None
+    return Prepared(name, directory, num_examples(directory), fresh, class_names, counts)
 
 
 def num_examples(directory: Path) -> dict[str, int]:
@@ -72,19 +84,35 @@ def num_examples(directory: Path) -> dict[str, int]:
     return {split: info.num_examples for split, info in tfds.builder_from_directory(directory).info.splits.items()}
 
 
+def _class_names(directory: Path) -> tuple[str, ...] | None:
+    from marble.data import stored
+
+    return stored.class_names(stored.open_builder(directory.name, directory))
+
+
 def _given(name: str, source: Path) -> tuple[str, str, MakeBuilder]:
     """Key, origin and builder of the user's originals."""
     from marble.data import builders
 
     _check_exists(name, source)
-    origin = str(source.resolve())
-    if name == catalogue.FOLDER:
-        listing = folder.list_folder(source)
-        _warn_of_images_left_out(listing)
-        return folder.digest(listing), origin, partial(builders.MarbleImageFolder, listing)
     pixels = _read_originals(name, source)
     _warn_of_other_originals(name, source)
-    return _digest(pixels), origin, partial(builders.PIXELS[name], pixels)
+    return _digest(pixels), str(source.resolve()), partial(builders.PIXELS[name], pixels)
+
+
+def _listed(source: Path) -> folder.Folder:
+    """The user's folder of images."""
+    _check_exists(catalogue.FOLDER, source)
+    listing = folder.list_folder(source)
+    _tell_of_unused(listing)
+    return listing
+
+
+def _of_folder(listing: folder.Folder) -> tuple[str, str, MakeBuilder]:
+    """Its key, origin and builder."""
+    from marble.data import builders
+
+    return folder.digest(listing), str(listing.path.resolve()), partial(builders.MarbleImageFolder, listing)
 
 
 def _check_exists(name: str, source: Path) -> None:
@@ -97,13 +125,11 @@ def _check_exists(name: str, source: Path) -> None:
         raise InputError(f"cannot read {spelled} ({reason}): give the folder of the originals of {name}") from error
 
 
-def _warn_of_images_left_out(listing: folder.Folder) -> None:
-    names = folder.left_out(listing)
-    if names:
-        remedy = "move them into train/ to train on them"
-        logger.warning(
-            "%s: images beside train/ are left out (%d, as %s): %s", listing.path, len(names), names[0], remedy
-        )
+def _tell_of_unused(listing: folder.Folder) -> None:
+    """One line for the files that are not taken, with their number."""
+    parts = [f"{len(names)} {reason} (as {names[0]})" for reason, names in listing.unused.items()]
+    if parts:
+        logger.warning("%s: files that are not used: %s", listing.path, ", ".join(parts))
 
 
 def _warn_of_other_originals(name: str, source: Path) -> None:

@@ -58,6 +58,11 @@ class TrainedDenoiser:
         """Of the images."""
         return self.codec.image
 
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """The names of the classes in the order of the labels, where the model is told them by name."""
+        return getattr(self.conditioner, "class_names", None)
+
     def all_params(self, params: Any = None) -> tuple[Any, Any]:
         """The parameters that ``guided_fn`` takes first: the model's, or those in place of them, and the guide's."""
         return self.params if params is None else params, self._guide and self._guide.params
