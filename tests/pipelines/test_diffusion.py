@@ -10,7 +10,7 @@ from marble.diffusion import linear, rectified_flow, rescale_zero_terminal_snr
 from marble.errors import InputError
 from marble.models import UNet
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig
-from marble.sampling import DDIM, Ancestral, karras_sigmas
+from marble.sampling import DDIM, ODE, Ancestral, fold_keys, image_keys, karras_sigmas, noise_like
 
 IMAGE = ImageSpec(shape=(8, 8, 1), levels=17)
 
@@ -325,3 +325,60 @@ def test_a_schedule_in_continuous_time_and_another_prediction():
     np.testing.assert_allclose(prediction.eps - prediction.x_0, output, atol=1e-4)
     with pytest.raises(InputError, match="give steps, or set sampling.num_steps"):
         pipe.sample(3)
+
+
+def test_another_sampler_by_name_or_itself_is_compiled_once(pipe, monkeypatch):
+    named = DiffusionPipeline(
+        model=pipe.model,
+        params=pipe.params,
+        schedule=pipe.schedule,
+        codec=Identity(IMAGE),
+        sampler=Ancestral(),
+        config=SamplingConfig(batch_size=16),
+        named_sampler={"ddim": DDIM(), "half": DDIM(eta=0.5)}.__getitem__,
+    )
+    own = pipe.sample(3, as_float=True)
+    by_name = named.sample(3, sampler="ddim", as_float=True)
+    ddim = DDIM()
+    np.testing.assert_array_equal(by_name, named.sample(3, sampler=ddim, as_float=True))
+    np.testing.assert_array_equal(own, named.sample(3, as_float=True))
+    assert np.abs(by_name - own).max() > 0.05
+    traces = traced(named, monkeypatch)
+    named.sample(5, sampler="ddim", seed=3)
+    named.sample(5, sampler=ddim, steps=3)
+    named.sample(5)
+    assert traces == []
+    named.sample(5, sampler="half")
+    assert traces
+    with pytest.raises(InputError, match="sampler='ddim' given, but this pipeline knows no names"):
+        pipe.sample(3, sampler="ddim")
+
+
+def test_given_noise_takes_the_place_of_what_is_drawn(pipe):
+    keys = image_keys(7, jnp.arange(20))
+    drawn = np.asarray(noise_like(fold_keys(keys, 0), jnp.zeros((20, 8, 8, 1))))
+    np.testing.assert_array_equal(
+        pipe.sample(20, seed=7, noise=drawn, as_float=True), pipe.sample(20, seed=7, as_float=True)
+    )
+    assert not np.array_equal(
+        pipe.sample(20, seed=7, noise=-drawn, as_float=True), pipe.sample(20, seed=7, as_float=True)
+    )
+    for noise, message in (
+        (drawn[:3], r"noise of shape \[3, 8, 8, 1\]: give one of \[20, 8, 8, 1\]"),
+        (drawn.astype(int), "noise of int64"),
+        (np.full_like(drawn, np.inf), "not finite"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pipe.sample(20, noise=noise)
+
+
+def test_images_come_back_from_their_noise_by_the_adaptive_ode(conditional):
+    images = conditional.sample(20, labels=1)
+    x_T = conditional.invert(images, labels=1, steps=20)
+    assert x_T.shape == images.shape and x_T.dtype == np.float32
+    back = conditional.sample(20, labels=1, noise=x_T, sampler=ODE(conditional.schedule, rtol=1e-5, atol=1e-5))
+    inside = (images > 0) & (images < 255)  # what was clipped has no one noise
+    assert np.abs(back.astype(int) - images)[inside].max() <= 16  # one of the 17 levels
+    np.testing.assert_allclose(conditional.invert(images[3:5], labels=1), x_T[3:5], atol=1e-3)
+    with pytest.raises(InputError, match="images of shape"):
+        conditional.invert(images[:, :4])

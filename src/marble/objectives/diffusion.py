@@ -6,7 +6,7 @@ Which space diffuses is the codec's, and what the model is told the conditioner'
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -24,7 +24,7 @@ from marble.objectives.diffusion_config import FIXED, DiffusionConfig, Diffusion
 from marble.objectives.draws import empty_sums, log_by_t
 from marble.objectives.learned_schedule import CURVE, schedule_of, variational_loss_fn
 from marble.objectives.objective import DTYPES, Given
-from marble.objectives.samplers import SAMPLERS, with_schedule
+from marble.objectives.samplers import SAMPLERS, named_sampler, with_schedule
 from marble.parallel import DeviceMapping
 from marble.pipelines import DiffusionPipeline, SamplingConfig
 from marble.sampling import Sampler
@@ -79,6 +79,8 @@ class Diffusion:
     batch_size: int
     """Of a training step, on all devices."""
     sampler: Sampler
+    named_sampler: Callable[[str], Sampler]
+    """Another one, by its name."""
     sampling: SamplingConfig
 
     choices: ClassVar[Mapping[str, Mapping[str, Any]]] = {"conditioner": CONDITIONERS}
@@ -117,6 +119,7 @@ class Diffusion:
             out_channels=codec.spec.shape[-1] * (2 if words.learns_variance else 1),
             reads_x_0=training.self_conditioning,
         )
+        named = functools.partial(named_sampler, schedule, reading.arguments("sampling", "sampler"))
         sampler = with_schedule(
             reading.named("sampling", "sampler"), schedule, **reading.arguments("sampling", "sampler")
         )
@@ -130,6 +133,7 @@ class Diffusion:
             training=training,
             batch_size=given.training.batch_size,
             sampler=sampler,
+            named_sampler=named,
             sampling=reading.make("sampling", SamplingConfig),
         )
         if words.learns_variance and getattr(sampler, "variance_type", words.variance_type) in FIXED:
@@ -253,6 +257,7 @@ class Diffusion:
             config=self.sampling,
             variance_type=self.config.variance_type,
             guide=guide,
+            named_sampler=self.named_sampler,
             self_conditioning=self.training.self_conditioning,
             mapping=mapping,
         )

@@ -1,7 +1,7 @@
 """The samplers that a config or a command line can name."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -24,6 +24,7 @@ from marble.sampling import (
     dpm_solver_3m,
     dpm_solver_sde,
 )
+from marble.schema import look_up, schema
 
 PREDICTORS = {"ancestral": Ancestral, "ddim": DDIM, "euler": Euler, "heun": Heun}
 
@@ -62,3 +63,9 @@ SAMPLERS = {
     "predictor_corrector": predictor_corrector,
 }
 """The first is the default."""
+
+
+def named_sampler(schedule: NoiseSchedule, settings: Mapping[str, Any], name: str) -> Sampler:
+    """The sampler of that name, with those of the settings that it has: what a command line's --sampler means."""
+    make = look_up("sampling.sampler", SAMPLERS, name)
+    return with_schedule(make, schedule, **{k: v for k, v in settings.items() if k in schema(make)})

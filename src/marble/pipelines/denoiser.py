@@ -6,15 +6,16 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from marble.conditioning import Codec, Conditioner, Request
+from marble.conditioning import NOTHING_ASKED, Codec, Conditioner, Request
 from marble.diffusion import NoiseSchedule, PredictionType, denoiser
 from marble.errors import InputError
 from marble.parallel import DeviceMapping, ParallelConfig
 from marble.pipelines.guidance import Guidance, check_guide
-from marble.pipelines.rows import checked_times
+from marble.pipelines.rows import checked_times, image_indices, whole
 from marble.pipelines.settings import SamplingConfig
-from marble.typing import Array, Context, DenoiseFn, ImageSpec, Prediction
+from marble.typing import Array, Context, DenoiseFn, ImageSpec, Level, Prediction
 
 
 class TrainedDenoiser:
@@ -39,7 +40,7 @@ class TrainedDenoiser:
         """See ``DiffusionPipeline``."""
         self.model, self.codec, self.conditioner, self.config = model, codec, conditioner, config
         self.is_learned = callable(schedule)
-        self._schedule_of = schedule if self.is_learned else lambda _: schedule
+        self.schedule_of = schedule if self.is_learned else lambda _: schedule
         self._prediction_type, self._guide = prediction_type, guide
         self.mapping = mapping or ParallelConfig().open()
         self.params = self.mapping.place(params)
@@ -51,7 +52,7 @@ class TrainedDenoiser:
     @property
     def schedule(self) -> NoiseSchedule:
         """The noise schedule that the model was trained on."""
-        return self._schedule_of(self.params)
+        return self.schedule_of(self.params)
 
     @property
     def image(self) -> ImageSpec:
@@ -82,7 +83,7 @@ class TrainedDenoiser:
     def denoise_fn(self, params: Any) -> DenoiseFn:
         """The DenoiseFn of the network with these parameters, not clipped."""
         apply = lambda *inputs: self.apply(params, *inputs)  # noqa: E731
-        return denoiser(apply, self._schedule_of(params), prediction_type=self._prediction_type)
+        return denoiser(apply, self.schedule_of(params), prediction_type=self._prediction_type)
 
     def apply(self, params: Any, x_t: Array, t: Array, context: Context | None = None) -> Array:
         """The network's output [b h w c] for x_t [b h w c] and steps t [b]."""
@@ -101,7 +102,7 @@ class TrainedDenoiser:
         return self._denoise(self.params, x_t, t, self.conditioner.of_context(len(x_t), context or {}))
 
     def _predict(self, params, x_t, t, context):
-        return self.denoise_fn(params)(x_t, self._schedule_of(params).level(t), context)
+        return self.denoise_fn(params)(x_t, self.schedule_of(params).level(t), context)
 
     def guidance(
         self,
@@ -118,3 +119,22 @@ class TrainedDenoiser:
         if self._guide is None and scale not in (None, 1) and not is_told:
             raise InputError(f"guidance_scale={scale} needs {self.conditioner.asks} to go towards")
         return numbers
+
+    def rows(self, num: int, *, seed: int, first: int = 0, request: Request = NOTHING_ASKED) -> dict[str, np.ndarray]:
+        """Each image's index, and what the conditioner makes of the request: [num ...]."""
+        return {"index": image_indices(num, seed=seed, first=first), **self.conditioner.of_request(num, request)}
+
+    def num_steps(self, steps: int | None = None) -> int:
+        """The number of sampling steps: those asked for, the config's, or all of training's; else an InputError."""
+        steps = self.config.num_steps if steps is None else whole("steps", steps)
+        steps = self.schedule.num_train_timesteps if steps is None else steps
+        if steps is None:
+            raise InputError("no number of sampling steps: in continuous time give steps, or set sampling.num_steps")
+        return steps
+
+    def grid(self, num_steps: int, params: Any = None) -> Level:
+        """The levels of that many steps, padded so that other numbers are the same program.
+
+        params are those of a learned schedule, if not the pipeline's own.
+        """
+        return self.config.grid(self.schedule_of(self.params if params is None else params), num_steps)

@@ -3,6 +3,7 @@
 ``DiffusionPipeline.sample`` is a request's way from its arguments to images, top to bottom.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from marble.conditioning import NOTHING_ASKED, Codec, Conditioner, Request, Unconditional
+from marble.conditioning import Codec, Conditioner, Unconditional
 from marble.data.examples import Examples
 from marble.data.preprocess import to_uint8
 from marble.diffusion import NoiseSchedule, PredictionType, cosine
@@ -20,12 +21,13 @@ from marble.errors import InputError
 from marble.parallel import DeviceMapping
 from marble.pipelines.denoiser import TrainedDenoiser
 from marble.pipelines.evaluate import measured_bound
+from marble.pipelines.inversion import inverted
 from marble.pipelines.measured import Measured, MeasureOptions
+from marble.pipelines.programs import Programs, no_names
 from marble.pipelines.progress import Ticking
-from marble.pipelines.rows import batches, fitting_batch_size, image_indices, whole
+from marble.pipelines.rows import batches, checked_noise, fitting_batch_size, whole
 from marble.pipelines.settings import SamplingConfig, traced_settings
 from marble.sampling import Frames, Sampler, image_keys, sample
-from marble.typing import Level
 
 STATIC = ("num_frames", "ticking")
 """What changes the program."""
@@ -47,6 +49,7 @@ class DiffusionPipeline(TrainedDenoiser):
         prediction_type: PredictionType = "eps",
         variance_type: VarianceType = "fixed_large",
         guide: TrainedDenoiser | None = None,
+        named_sampler: Callable[[str], Sampler] = no_names,
         self_conditioning: bool = False,
         mapping: DeviceMapping | None = None,
     ) -> None:
@@ -55,6 +58,7 @@ class DiffusionPipeline(TrainedDenoiser):
         codec: between images and what diffuses. conditioner: what the model is told beside x_t and t.
         variance_type: that of the reverse step, where neither a sampler nor a caller says which.
         self_conditioning: whether it was trained to be told its own last estimate of x_0.
+        named_sampler: what makes a sampler of its name, for those that ``sample`` is asked for.
         mapping: how programs run on the devices; by default over all of them.
         guide: a weaker model of the same images and schedule, to go away from (autoguidance, Karras et al. 2024).
         """
@@ -71,7 +75,7 @@ class DiffusionPipeline(TrainedDenoiser):
         )
         self.sampler, self.variance_type, self.self_conditioning = sampler, variance_type, self_conditioning
         self._bar: tqdm | None = None
-        self._compiled = self.mapping.compile_rows(self._sample_batch, out_axes=(0, 1), static=STATIC)
+        self._programs = Programs(self._compiled, sampler, named_sampler)
 
     def sample(
         self,
@@ -84,7 +88,9 @@ class DiffusionPipeline(TrainedDenoiser):
         guidance_scale: float | None = None,
         guidance_interval: Sequence[float] | None = None,
         guidance_rescale: float | None = None,
+        sampler: str | Sampler | None = None,
         eta: float | None = None,
+        noise: np.ndarray | None = None,
         num_frames: int = 0,
         params: Any = None,
         as_float: bool = False,
@@ -96,17 +102,22 @@ class DiffusionPipeline(TrainedDenoiser):
         They are the images first .. first + num - 1 of the run ``seed``; each depends on its index alone. request is
         what the model is told: for a class-conditional one ``labels``, a class for all or one an image, by number or
         name, None the null class. steps is at most T; params replaces the pipeline's own. The guidance arguments
-        replace the config's (see ``SamplingConfig``), eta the sampler's share of new noise. With num_frames returns
-        (images, Frames [num_frames num h w c]), the way from noise. A number of images per call (batch_size) or of
-        frames that was not used before is compiled first. InputError for values out of range.
+        replace the config's (see ``SamplingConfig``), sampler, a name or a sampler, the pipeline's, and eta its share
+        of new noise. noise [num h w c], of the size of N(0, I), takes the place of what is drawn for x_T. With
+        num_frames returns (images, Frames [num_frames num h w c]), the way from noise. A number of images per call
+        (batch_size) or of frames, or a sampler, that was not used before is compiled first. InputError for values out
+        of range.
         """
         num, num_frames = whole("num", num), whole("num_frames", num_frames)
         if num_frames < 0:
             raise InputError(f"num_frames={num_frames} must be at least 0")
         rows = self.rows(num, seed=seed, first=first, request=request)
         guided = self.guidance(request, guidance_scale, guidance_interval, guidance_rescale)
-        settings = traced_settings(self.sampler, eta)
+        sampler = self._programs.sampler(sampler)
+        settings = traced_settings(sampler, eta)
         num_steps = self.num_steps(steps)
+        if noise is not None:
+            rows["noise"] = checked_noise(noise, (num, *self.codec.spec.shape))
         params = self.all_params(params)
         grid = self.grid(num_steps, params[0])
         arguments = np.uint32(seed), grid, np.int32(num_steps), guided, settings
@@ -116,15 +127,19 @@ class DiffusionPipeline(TrainedDenoiser):
         results, calls = [], -(-num // size)
         with tqdm(total=calls * num_steps, unit="step", disable=None if progress else True) as self._bar:
             for host_batch in batches(rows, size):
-                images, frames = self._compiled(params, self.mapping.put(host_batch), *arguments, **options)
+                images, frames = self._programs.of(sampler)(params, self.mapping.put(host_batch), *arguments, **options)
                 results.append((self._finish(images, as_float), jax.tree.map(self._finish, frames)))
         images = np.concatenate([images for images, _ in results])[:num]
         frames = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :num], *[f for _, f in results])
         return (images, frames) if num_frames else images
 
-    def _sample_batch(self, params, batch, seed, grid, num_steps, guided, settings, *, num_frames, ticking):
+    def _compiled(self, sampler: Sampler) -> Any:
+        program = functools.partial(self._sample_batch, sampler)
+        return self.mapping.compile_rows(program, out_axes=(0, 1), static=STATIC)
+
+    def _sample_batch(self, sampler, params, batch, seed, grid, num_steps, guided, settings, *, num_frames, ticking):
         """The compiled part: from rows [b] to images [b h w c] in [-1, 1]."""
-        sampler = self.sampler._replace(**settings) if settings else self.sampler
+        sampler = sampler._replace(**settings) if settings else sampler
         result = sample(
             self.guided_fn(*params, guided),
             Ticking(sampler, lambda: self._bar.update()) if ticking else sampler,
@@ -132,6 +147,7 @@ class DiffusionPipeline(TrainedDenoiser):
             image_keys(seed, batch["index"]),
             self.codec.spec.shape,
             context=self.conditioner.of_rows(batch),
+            noise=batch.get("noise"),
             num_steps=num_steps,
             num_frames=num_frames,
             self_conditioning=self.self_conditioning,
@@ -139,24 +155,25 @@ class DiffusionPipeline(TrainedDenoiser):
         x_0, frames = result if num_frames else (result, None)
         return self.codec.decode(x_0), jax.tree.map(jax.vmap(self.codec.decode), frames)
 
-    def rows(self, num: int, *, seed: int, first: int = 0, request: Request = NOTHING_ASKED) -> dict[str, np.ndarray]:
-        """Each image's index, and what the conditioner makes of the request: [num ...]."""
-        return {"index": image_indices(num, seed=seed, first=first), **self.conditioner.of_request(num, request)}
+    def invert(
+        self,
+        images: np.ndarray,
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        tolerance: float = 1e-5,
+        batch_size: int | None = None,
+        progress: bool = False,
+        **request: Any,
+    ) -> np.ndarray:
+        """The noise x_T [n h w c] float32 of which ``sample(noise=x_T, sampler="ode")`` makes these images again.
 
-    def num_steps(self, steps: int | None = None) -> int:
-        """The number of sampling steps: those asked for, the config's, or all of training's; else an InputError."""
-        steps = self.config.num_steps if steps is None else whole("steps", steps)
-        steps = self.schedule.num_train_timesteps if steps is None else steps
-        if steps is None:
-            raise InputError("no number of sampling steps: in continuous time give steps, or set sampling.num_steps")
-        return steps
-
-    def grid(self, num_steps: int, params: Any = None) -> Level:
-        """The levels of that many steps, padded so that other numbers are the same program.
-
-        params are those of a learned schedule, if not the pipeline's own.
+        images [n h w c] are uint8, or floats in [-1, 1]; request, guidance_scale and steps are as in that call. The
+        probability flow is followed upward to that tolerance. Another sampler that draws nothing, such as ddim with
+        eta 0, comes back the nearer the more steps it makes. InputError for values that don't fit.
         """
-        return self.config.grid(self._schedule_of(self.params if params is None else params), num_steps)
+        options = dict(steps=steps, guidance_scale=guidance_scale, tolerance=tolerance, batch_size=batch_size)
+        return inverted(self, images, request, progress=progress, **options)
 
     def _finish(self, images: np.ndarray, as_float: bool = False) -> np.ndarray:
         return np.clip(images, -1, 1) if as_float else np.asarray(to_uint8(images, self.image.levels))
@@ -182,5 +199,5 @@ class DiffusionPipeline(TrainedDenoiser):
         grid = self.config.grid(cosine() if self.is_learned else self.schedule, num_steps)
         settings = traced_settings(self.sampler)
         arguments = np.uint32(0), grid, np.int32(num_steps), self.config.guidance(), settings
-        program = self.mapping.jitted_rows(self._sample_batch, STATIC)
+        program = self.mapping.jitted_rows(functools.partial(self._sample_batch, self.sampler), STATIC)
         return program.lower((params, None), self.mapping.row_shapes(rows), *arguments, num_frames=0, ticking=False)

@@ -18,7 +18,7 @@ from marble.data.preprocess import to_uint8
 from marble.errors import InputError
 from marble.pipelines.diffusion import DiffusionPipeline
 from marble.pipelines.guidance import Guidance
-from marble.pipelines.rows import batches, fitting_batch_size, whole
+from marble.pipelines.rows import batches, checked_images, fitting_batch_size, whole
 from marble.sampling import image_keys, sample
 from marble.sampling.editing import FromImage, Inpainting
 from marble.typing import Array, Level
@@ -189,17 +189,7 @@ def _checked(pipe: DiffusionPipeline, images: np.ndarray) -> np.ndarray:
     """float32 in [-1, 1], or an InputError."""
     if not isinstance(pipe, DiffusionPipeline):
         raise InputError("images are made from images by a diffusion model: this is another")
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[1:] != tuple(pipe.image.shape) or not len(images):
-        shape = " ".join(map(str, pipe.image.shape))
-        raise InputError(f"images of shape {list(images.shape)}: this model takes [n {shape}]; resize or crop them")
-    if images.dtype == np.uint8:
-        return (2 * images.astype(np.float32) - 255) / 255
-    if not np.issubdtype(images.dtype, np.floating) or not np.abs(images).max() <= 1:
-        raise InputError(
-            f"images of {images.dtype} from {images.min()} to {images.max()}: give uint8, or floats in [-1, 1]"
-        )
-    return images.astype(np.float32)
+    return checked_images(images, pipe.image)
 
 
 def _known(mask: np.ndarray, images: np.ndarray) -> np.ndarray:

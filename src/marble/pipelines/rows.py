@@ -1,7 +1,7 @@
 """The images of a run as rows of batches of one size: what the pipelines share."""
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -44,6 +44,31 @@ def integer_images(images: np.ndarray, image: ImageSpec) -> np.ndarray:
             f"{image.levels - 1}, the levels of the data"
         )
     return images
+
+
+def checked_images(images: np.ndarray, image: ImageSpec) -> np.ndarray:
+    """Images [n h w c] as float32 in [-1, 1]; InputError unless they are uint8, or such floats, and the model's."""
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[1:] != tuple(image.shape) or not len(images):
+        shape = " ".join(map(str, image.shape))
+        raise InputError(f"images of shape {list(images.shape)}: this model takes [n {shape}]; resize or crop them")
+    if images.dtype == np.uint8:
+        return (2 * images.astype(np.float32) - 255) / 255
+    if not np.issubdtype(images.dtype, np.floating) or not np.abs(images).max() <= 1:
+        raise InputError(
+            f"images of {images.dtype} from {images.min()} to {images.max()}: give uint8, or floats in [-1, 1]"
+        )
+    return images.astype(np.float32)
+
+
+def checked_noise(noise: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Noise as float32; InputError unless it is of finite floats of this shape."""
+    noise = np.asarray(noise)
+    if noise.shape != tuple(shape):
+        raise InputError(f"noise of shape {list(noise.shape)}: give one of {list(shape)}, an x_T for each image")
+    if not np.issubdtype(noise.dtype, np.floating) or not np.isfinite(noise).all():
+        raise InputError(f"noise of {noise.dtype}, or with values that are not finite: give floats, as of N(0, I)")
+    return noise.astype(np.float32)
 
 
 def checked_times(t: int | float | Array, num: int, num_train_timesteps: int | None) -> Array:

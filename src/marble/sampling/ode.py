@@ -78,6 +78,17 @@ class ODE(NamedTuple):
         self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, pace: Pace
     ) -> tuple[Array, Array, Pace]:
         """(x_s, the x_0 predicted there, pace): from x_t [b ...] to a level_s that is not the clean one."""
+        derivative = self.slope(denoise_fn, x)
+        precision = jnp.promote_types(x.dtype, jnp.float32)
+        start, end = (jnp.broadcast_to(angle(level).astype(precision), x.shape[:1]) for level in (level_t, level_s))
+        y = x.astype(precision) / coefficient_like(jnp.hypot(level_t.alpha, level_t.sigma), x).astype(precision)
+        phi, y, slope, pace = self.solved(derivative, start, end, y, pace)
+        x_s = coefficient_like(jnp.hypot(level_s.alpha, level_s.sigma), y) * y
+        x_0 = coefficient_like(jnp.cos(phi), y) * y - coefficient_like(jnp.sin(phi), y) * slope
+        return x_s.astype(x.dtype), x_0.astype(x.dtype), pace
+
+    def slope(self, denoise_fn: DenoiseFn, x: Array) -> Callable[[Array, Array], Array]:
+        """dy / dphi at phi [b] and y [b ...]; the network gets the dtype of x."""
 
         def derivative(phi: Array, y: Array) -> Array:
             level = level_of(self.schedule, phi)
@@ -85,17 +96,16 @@ class ODE(NamedTuple):
             x_0, eps, _ = denoise_fn((scale * y).astype(x.dtype), level)
             return coefficient_like(jnp.cos(phi), y) * eps - coefficient_like(jnp.sin(phi), y) * x_0
 
-        precision = jnp.promote_types(x.dtype, jnp.float32)
-        start, end = (jnp.broadcast_to(angle(level).astype(precision), x.shape[:1]) for level in (level_t, level_s))
-        y = x.astype(precision) / coefficient_like(jnp.hypot(level_t.alpha, level_t.sigma), x).astype(precision)
+        return derivative
+
+    def solved(
+        self, derivative: Callable[[Array, Array], Array], start: Array, end: Array, y: Array, pace: Pace
+    ) -> "_State":
+        """From start [b] down to end [b]."""
         state = _State(start, y, derivative(start, y), pace._replace(evaluations=pace.evaluations + 1))
-        state = jax.lax.while_loop(
+        return jax.lax.while_loop(
             lambda state: jnp.any(_active(state, end)), lambda state: self._advance(derivative, state, end), state
         )
-        phi, y, slope, pace = state
-        x_s = coefficient_like(jnp.hypot(level_s.alpha, level_s.sigma), y) * y
-        x_0 = coefficient_like(jnp.cos(phi), y) * y - coefficient_like(jnp.sin(phi), y) * slope
-        return x_s.astype(x.dtype), x_0.astype(x.dtype), pace
 
     def _advance(self, derivative: Callable[[Array, Array], Array], state: "_State", end: Array) -> "_State":
         """One step tried, and taken by the images whose error it keeps within the tolerance."""
@@ -119,6 +129,20 @@ class ODE(NamedTuple):
             jnp.where(of_image, slopes[-1], state.slope),
             Pace(step, state.pace.evaluations + active * (len(STAGES) - 1)),
         )
+
+
+def ascended(
+    ode: ODE, denoise_fn: DenoiseFn, level_s: Level, level_t: Level, x: Array, pace: Pace
+) -> tuple[Array, Pace]:
+    """(x_t, pace): from x_s [b ...] up to a noisier level_t, the other way along the path of ``ODE.solve``.
+
+    Counted from the other end, as start + end - phi, the angle falls here too.
+    """
+    derivative, precision = ode.slope(denoise_fn, x), jnp.promote_types(x.dtype, jnp.float32)
+    low, high = (jnp.broadcast_to(angle(level).astype(precision), x.shape[:1]) for level in (level_s, level_t))
+    y = x.astype(precision) / coefficient_like(jnp.hypot(level_s.alpha, level_s.sigma), x).astype(precision)
+    _, y, _, pace = ode.solved(lambda phi, y: -derivative(low + high - phi, y), high, low, y, pace)
+    return (coefficient_like(jnp.hypot(level_t.alpha, level_t.sigma), y) * y).astype(x.dtype), pace
 
 
 def _rounded(step: Array) -> Array:

@@ -79,6 +79,7 @@ def sample(
     shape: Sequence[int],
     *,
     context: Context | None = None,
+    noise: Array | None = None,
     num_steps: int | Array | None = None,
     num_frames: int = 0,
     self_conditioning: bool = False,
@@ -86,6 +87,7 @@ def sample(
     """Images [b, *shape] ~ p(x_0), from x_T ~ N(0, I) along the levels: one compiled loop.
 
     levels holds arrays [N + 1] from the noisiest to the last, clean one (see ``grid``); keys [b] are ``image_keys``.
+    noise [b, *shape], of the size of N(0, I), takes the place of what is drawn by the keys for x_T.
     num_steps <= N, which may be traced, walks the first num_steps + 1 levels only: with a padded grid, any number of
     steps is one program. With num_frames > 0, at most the number of steps, returns (images, Frames). With
     self_conditioning the context has the last step's ``x_0``, at first zeros (Chen et al. 2022). Can be jitted, vmapped
@@ -94,7 +96,7 @@ def sample(
     count = levels.alpha.shape[0] - 1 if num_steps is None else num_steps
     if not isinstance(count, jax.core.Tracer):
         _check_counts(int(count), levels.alpha.shape[0] - 1, num_frames)
-    x = noise_like(fold_keys(keys, 0), jnp.zeros((keys.shape[0], *shape)))
+    x = noise_like(fold_keys(keys, 0), jnp.zeros((keys.shape[0], *shape))) if noise is None else noise
     first = _at(levels, 0)
     # All the noise of the first level where alpha = 1. Where alpha² + sigma² = 1 but for rounding, exactly 1.
     size = jnp.hypot(first.alpha, first.sigma)

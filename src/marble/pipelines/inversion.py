@@ -1,0 +1,52 @@
+"""From images to the noise that they are made of: ``DiffusionPipeline.invert``."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from marble.pipelines.rows import batches, checked_images, fitting_batch_size
+from marble.sampling import ODE, image_keys
+from marble.sampling.inversion import invert
+from marble.typing import Array
+
+PROGRAMS = 8
+"""How many compiled programs are kept: those of the pipelines that were used last."""
+
+
+def inverted(
+    pipe: Any,
+    images: np.ndarray,
+    request: dict[str, Any],
+    *,
+    steps: int | None,
+    tolerance: float,
+    guidance_scale: float | None,
+    batch_size: int | None,
+    progress: bool,
+) -> np.ndarray:
+    """The noise x_T [n h w c] of a diffusion pipeline's images; see ``DiffusionPipeline.invert``."""
+    x_0 = checked_images(images, pipe.image)
+    rows = {"image": x_0, **pipe.rows(len(x_0), seed=0, request=request)}
+    guided = pipe.guidance(request, guidance_scale)
+    level = jax.tree.map(lambda table: table[0], pipe.grid(pipe.num_steps(steps)))
+    size = fitting_batch_size(pipe.config.batch_size if batch_size is None else batch_size, pipe.mapping)
+    program, results = _program(pipe), []
+    for batch in tqdm(batches(rows, size), total=-(-len(x_0) // size), disable=None if progress else True):
+        results.append(program(pipe.all_params(), pipe.mapping.put(batch), level, guided, np.float32(tolerance)))
+    return np.concatenate(results)[: len(x_0)]
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _program(pipe: Any) -> Callable[..., Array]:
+    """The compiled program: one for any images, steps, guidance and tolerance."""
+
+    def run(params: Any, batch: Any, level: Any, guided: Any, tolerance: Array) -> Array:
+        ode = ODE(pipe.schedule_of(params[0]), rtol=tolerance, atol=tolerance)
+        x_0 = pipe.codec.encode(batch["image"], image_keys(0, batch["index"])[0])
+        return invert(pipe.guided_fn(*params, guided), ode, level, x_0, context=pipe.conditioner.of_rows(batch))
+
+    return pipe.mapping.compile_rows(run)
