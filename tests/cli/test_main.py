@@ -1,6 +1,7 @@
 """The command line: what it answers, and how it fails."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from processes import ROOT, TINY, final_state, finished, marble
 from marble import builders, run
 from marble.cli.main import main
 from marble.config import load_config
+from marble.data.images import decode
 from marble.pipelines import DiffusionPipeline, pictures
 
 
@@ -140,11 +142,11 @@ SAMPLE = ["sample", "--workdir", "TRAINED", "--out", "OUT"]
         ([*SAMPLE, "--seed", "-1"], "seed=-1"),
         ([*SAMPLE, "--mask", "FILE"], "--mask is for --init_image"),
         ([*SAMPLE, "--strength", "0.5"], "--strength is for --init_image"),
-        ([*SAMPLE, "--interpolate", "FILE"], "must be two PNG: A B"),
+        ([*SAMPLE, "--interpolate", "FILE"], "must be two images: A B"),
         ([*SAMPLE, "--init_image", "/nowhere.png"], "there is no file or folder /nowhere.png"),
         ([*SAMPLE, "--init_image", "FILE"], "is not an npz with the images as arr_0"),
         ([*SAMPLE, "--init_image", "PICTURE", "--strength", "1.5"], "strength=1.5 must be between 0"),
-        ([*SAMPLE, "--init_image", "PICTURE", "--mask", "SMALL"], "is 4x4 of mode L, the model's are 8x8"),
+        ([*SAMPLE, "--init_image", "PICTURE", "--mask", "SMALL"], "is 4x4, the model's images are 8x8: give --resize"),
         ([*SAMPLE, "--guidance_scale", "2"], "guidance_scale=2 needs a model that was trained with and without"),
         ([*SAMPLE, "--guidance_interval", "0.1,5"], "guidance_interval=0.1,5 needs a model that was trained with"),
         ([*SAMPLE, "--guidance_scale", "1e39"], "guidance_scale=1e+39 must be a number below 1e+06"),
@@ -223,13 +225,61 @@ def test_images_are_made_from_images(trained, tmp_path):
         assert main([*words, *more]) == 0
         return np.load(tmp_path / "out" / "samples.npz")["arr_0"][..., 0]
 
-    levels = np.round(np.round(pixels / 255 * 16) * 255 / 16)
+    # Known pixels stay as they are, though they are none of the data's 17 levels; what is drawn is.
     inpainted = made("--init_image", picture, "--mask", mask)
-    np.testing.assert_allclose(inpainted[:, :, :4], np.broadcast_to(levels[:, :4], (3, 8, 4)))
+    np.testing.assert_array_equal(inpainted[:, :, :4], np.broadcast_to(pixels[:, :4], (3, 8, 4)))
+    assert set(np.unique(inpainted[:, :, 4:])) <= set(np.round(np.arange(17) * 255 / 16).astype(np.uint8))
     assert not np.array_equal(inpainted[0], inpainted[1])
-    np.testing.assert_array_equal(made("--init_image", picture, "--strength", "0"), np.stack([levels] * 3))
+    np.testing.assert_array_equal(made("--init_image", picture, "--strength", "0"), np.stack([pixels] * 3))
+    levels = np.round(np.round(pixels / 255 * 16) * 255 / 16)
     for ends in ([f"{picture},{picture}"], [picture, picture]):
-        np.testing.assert_array_equal(made("--interpolate", *ends, "--strength", "0")[1], levels)
+        way = made("--interpolate", *ends, "--strength", "0")
+        np.testing.assert_array_equal(way[[0, 2]], np.stack([pixels] * 2))
+        np.testing.assert_array_equal(way[1], levels)
+    comma = str(tmp_path / "a,1.png")
+    Image.fromarray(pixels).save(comma)
+    np.testing.assert_array_equal(made("--interpolate", comma, picture, "--strength", "0")[0], pixels)
+
+
+def test_images_of_any_kind_are_edited(trained, tmp_path):
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (11, 9, 3), np.uint8))
+    picture.save(folder / "a.jpg")
+    picture.convert("RGBA").save(folder / "b.png")
+    picture.quantize(8).save(folder / "c.gif")
+    picture.convert("1").save(folder / "d.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture.save(folder / "e.jpg", exif=turned)
+    (folder / ".DS_Store").write_text("hidden")
+    (folder / "._a.jpg").write_text("hidden")
+    mask = Image.new("RGBA", (9, 11), (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), (3, 4, 7, 9))  # what is cut out of a mask is to be drawn
+    mask.save(tmp_path / "mask.png")
+    words = ["sample", "--workdir", str(trained), "--out", str(out), "--num", "5", "--init_image", str(folder)]
+    assert main([*words, "--resize", "--strength", "0"]) == 0
+    images = np.load(out / "samples.npz")["arr_0"]
+    names = [name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+    expected = [decode((folder / name).read_bytes(), name, channels=1, image_size=8) for name in names]
+    np.testing.assert_allclose(images.astype(int), np.stack(expected), atol=1)
+    assert main([*words, "--resize", "--mask", str(tmp_path / "mask.png"), "--resamples", "1"]) == 0
+    changed = (np.load(out / "samples.npz")["arr_0"] != images).any(axis=(0, 3))
+    assert changed.any() and not changed[0].any() and not changed[:, 0].any()
+
+
+def test_the_file_that_is_wrong_is_named(trained, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "images" / "a.png")
+    Image.new("L", (9, 8)).save(tmp_path / "images" / "b.png")
+    words = ["sample", "--workdir", str(trained), "--out", str(tmp_path / "out"), "--num", "1"]
+    assert main([*words, "--init_image", str(tmp_path / "images")]) == 2
+    assert "b.png is 8x9, the model's images are 8x8: give --resize, or cut it" in capsys.readouterr().err
+    (tmp_path / "images" / "b.png").write_text("no image")
+    assert main([*words, "--init_image", str(tmp_path / "images")]) == 2
+    assert "b.png is not a readable image (no known format)" in capsys.readouterr().err
+    assert main([*words, "--init_image", str(tmp_path / "images" / "a.png"), "--strength", "0.01"]) == 2
+    assert "strength=0.01 of 10 steps makes none: give at least 0.1, or 0" in capsys.readouterr().err
 
 
 def test_a_folder_in_the_place_of_the_images_is_found_before_sampling(trained, tmp_path, capsys, monkeypatch):

@@ -49,7 +49,7 @@ def test_there_and_back_of_a_mixture(schedule):
     # Images of the data: the two modes, a little noisy.
     rng = np.random.default_rng(1)
     x_0 = (0.5 * rng.choice([-1, 1], (6, 4, 4, 1)) + 0.2 * rng.normal(size=(6, 4, 4, 1))).clip(-1, 1).astype(np.float32)
-    x_T, grid, ode = jax.jit(lambda x: upward(denoise, schedule, x, tolerance=1e-6))(x_0)
+    x_T, grid, ode = upward(denoise, schedule, x_0, tolerance=1e-6)
     back = sample(denoise, ode, grid, image_keys(0, np.arange(6)), (4, 4, 1), noise=x_T)
     np.testing.assert_allclose(back, x_0, atol=2e-3)
     assert abs(np.asarray(x_T).std() - 1) < 0.15 and np.abs(np.asarray(x_T) - x_0).max() > 0.3

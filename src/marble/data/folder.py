@@ -118,7 +118,7 @@ def _list_split(folder: Path, root: Path) -> tuple[tuple[Entry, ...], list[tuple
     files = list(files_below(folder))
     described = sorted({folder, *(path.parent for path in files if path.name in METADATA)})
     listed = [path for path in (metadata_of(parent) for parent in described) if path is not None]
-    found = [path for path in files if path.suffix.lower() in SUFFIXES]
+    found = [path for path in files if is_image(path)]
     if listed:
         entries = tuple(entry for metadata in listed for entry in read_metadata(metadata, root))
         _check_once(entries, root)
@@ -132,7 +132,7 @@ def _list_split(folder: Path, root: Path) -> tuple[tuple[Entry, ...], list[tuple
             raise InputError(f"{root}: the name {shortened(entry.name)} is not Unicode: rename the file")
     taken = {entry.path for entry in entries}
     unnamed = [(_name(p, root), "that no line of metadata names") for p in found if p not in taken]
-    others = [p for p in files if p.suffix.lower() not in SUFFIXES and p.name not in METADATA and p not in taken]
+    others = [p for p in files if not is_image(p) and p.name not in METADATA and p not in taken]
     return entries, [*unnamed, *((_name(p, root), "of other kinds") for p in others)], bool(listed)
 
 
@@ -150,13 +150,18 @@ def files_below(folder: Path, within: tuple[str, ...] = ()) -> Iterator[Path]:
     )
 
 
+def is_image(path: Path) -> bool:
+    """Whether the name is that of an image of a kind that is read."""
+    return path.suffix.lower() in SUFFIXES
+
+
 def _is_hidden(path: Path) -> bool:
     return path.name.startswith(".")
 
 
 def _names(path: Path, root: Path) -> list[str]:
     files = files_below(path) if path.is_dir() else [path]
-    return [_name(file, root) for file in files if file.suffix.lower() in SUFFIXES]
+    return [_name(file, root) for file in files if is_image(file)]
 
 
 def _name(path: Path, root: Path) -> str:

@@ -66,17 +66,20 @@ def decode(content: bytes, name: str, *, channels: int, image_size: int | None) 
         return _pixels(_fit(image, image_size), channels)
 
 
-def resize(image: np.ndarray, image_size: int) -> np.ndarray:
-    """The centred square of image [h w c] uint8 at [image_size image_size c]; c is 1 or 3."""
+def resize(image: np.ndarray, image_size: int | tuple[int, int]) -> np.ndarray:
+    """The centred square of image [h w c] uint8 at [image_size image_size c], or of shape (h, w); c is 1 or 3."""
     channels = image.shape[-1]
     picture = Image.fromarray(image[..., 0] if channels == 1 else image)
     return _pixels(_fit(picture, image_size), channels)
 
 
-def _fit(image: Image.Image, image_size: int | None) -> Image.Image:
-    if image_size is None or image.size == (image_size, image_size):
+def _fit(image: Image.Image, image_size: int | tuple[int, int] | None) -> Image.Image:
+    if image_size is None:
         return image
-    return ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.LANCZOS)
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    if image.size == (width, height):
+        return image
+    return ImageOps.fit(image, (width, height), method=Image.Resampling.LANCZOS)
 
 
 def _flatten(image: Image.Image) -> Image.Image:

@@ -43,13 +43,14 @@ def edit(
     """The images noised, and denoised again (Meng et al. 2022, SDEdit): [n h w c].
 
     Of the ``steps`` of sampling (default: the pipeline's) the last strength * steps are made, from the image at the
-    level of the first of them. 0 gives the images back; 1 is ``pipe.sample``, from pure noise. InputError for another
-    strength or size.
+    level of the first of them. 0 gives the images back as they are; 1 is ``pipe.sample``, from pure noise. InputError
+    for another strength, or one that makes no step, and for another size.
     """
     x_0 = _checked(pipe, images)
     rows = {"image": x_0, **pipe.rows(len(x_0), seed=seed, first=first, request=request)}
     guided = pipe.guidance(request, guidance_scale)
-    return _finished(pipe, _from_images(pipe, rows, strength, seed, steps, guided, progress), as_float)
+    found = _finished(pipe, _from_images(pipe, rows, strength, seed, steps, guided, progress), as_float)
+    return _as_given(found, images, np.array(strength == 0))
 
 
 def interpolate(
@@ -73,12 +74,16 @@ def interpolate(
     """
     if whole("num", num) < 2:
         raise InputError(f"{num} images asked for: an interpolation has at least 2, its ends")
-    ends = np.concatenate([_checked(pipe, np.asarray(image)[None]) for image in (image_a, image_b)])
+    given = [np.asarray(image)[None] for image in (image_a, image_b)]
+    ends = np.concatenate([_checked(pipe, image) for image in given])
     share = np.linspace(0, 1, num, dtype=np.float32)[:, None, None, None]
     of_one = pipe.rows(1, seed=seed, request=request)
     rows = {"image": (1 - share) * ends[:1] + share * ends[1:], **{k: v.repeat(num, axis=0) for k, v in of_one.items()}}
     guided = pipe.guidance(request, guidance_scale)
-    return _finished(pipe, _from_images(pipe, rows, strength, seed, steps, guided, progress), as_float)
+    way = _finished(pipe, _from_images(pipe, rows, strength, seed, steps, guided, progress), as_float)
+    for end, image in zip((0, num - 1), given, strict=True):
+        way[end] = _as_given(way[end], image[0], np.array(strength == 0))
+    return way
 
 
 def inpaint(
@@ -108,7 +113,8 @@ def inpaint(
     guided = pipe.guidance(request, guidance_scale)
     arguments = (np.uint32(seed), grid, count, guided, np.int32(resamples))
     drawn = _over_batches(pipe, _inpainted, rows, progress, *arguments)
-    return _finished(pipe, np.where(rows["is_known"], x_0, drawn), as_float)
+    filled = _finished(pipe, np.where(rows["is_known"], x_0, drawn), as_float)
+    return _as_given(filled, images, rows["is_known"])
 
 
 def _from_images(
@@ -133,6 +139,8 @@ def _grid(pipe: DiffusionPipeline, strength: float, steps: int | None) -> tuple[
     num_steps = pipe.num_steps(steps)
     levels = pipe.grid(num_steps)
     count = round(strength * num_steps)
+    if count == 0 < strength:
+        raise InputError(f"strength={strength} of {num_steps} steps makes none: give at least {1 / num_steps:g}, or 0")
     skipped = num_steps - count
     grid = jax.tree.map(lambda table: np.append(table[skipped:], np.repeat(table[-1:], skipped)), levels)
     start = Level(grid.t[0], *np.float32((0, 1) if strength == 1 else (grid.alpha[0], grid.sigma[0])))
@@ -204,5 +212,11 @@ def _known(mask: np.ndarray, images: np.ndarray) -> np.ndarray:
     return np.broadcast_to(~mask, images.shape[:3])[..., None].copy()
 
 
+def _as_given(made: np.ndarray, given: np.ndarray, is_kept: np.ndarray) -> np.ndarray:
+    """made, with the pixels that are kept as they were given: uint8 between the levels of the data would be rounded."""
+    given = np.asarray(given)
+    return np.where(is_kept, given, made) if given.dtype == np.uint8 == made.dtype else made
+
+
 def _finished(pipe: DiffusionPipeline, images: np.ndarray, as_float: bool) -> np.ndarray:
-    return np.clip(images, -1, 1) if as_float else np.asarray(to_uint8(jnp.asarray(images), pipe.image.levels))
+    return np.clip(images, -1, 1) if as_float else np.array(to_uint8(jnp.asarray(images), pipe.image.levels))

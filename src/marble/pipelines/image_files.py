@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from marble.data.images import MODES
+from marble.data.folder import SUFFIXES, files_below, is_image
+from marble.data.images import MODES, decode, header_shape
+from marble.data.images import resize as resized
 from marble.errors import InputError
 from marble.pipelines.pictures import replacing, save_npz
 
@@ -63,8 +65,40 @@ def read_images(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def pngs_of(folder: Path) -> list[Path]:
-    """The PNG in a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png")
+    """The PNG in a folder, by name, but hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png" and not path.name.startswith("."))
+
+
+def read_pictures(path: Path, shape: tuple[int, int, int], *, resize: bool = False) -> np.ndarray:
+    """uint8 [n h w c] of an npz, an image, or all of a folder: of any kind that training takes, and made like those.
+
+    Upright, grey or RGB as shape says, transparency over white. InputError, naming the file, unless they are of shape;
+    with resize they are cut and resized to it.
+    """
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return read_images(path, shape)
+    if not path.exists():
+        raise InputError(f"there is no file or folder {path}")
+    files = [file for file in files_below(path) if is_image(file)] if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"the folder {path} has no image ({', '.join(sorted(SUFFIXES))})")
+    if not is_image(files[0]):
+        raise InputError(f"{path} is not an npz with the images as arr_0, an image, or a folder of images: give one")
+    return np.stack([_read_picture(file, shape, resize) for file in files])
+
+
+def _read_picture(path: Path, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
+    height, width, channels = shape
+    header_shape(path, str(path))  # refuses what has no 8 bits
+    pixels = decode(path.read_bytes(), str(path), channels=channels, image_size=None)
+    if resize:
+        return resized(pixels, (height, width))
+    if pixels.shape != tuple(shape):
+        found = f"{pixels.shape[0]}x{pixels.shape[1]}"
+        raise InputError(
+            f"{path} is {found}, the model's images are {height}x{width}: give --resize, or cut it to that"
+        )
+    return pixels
 
 
 def write_images(path: Path, images: np.ndarray) -> None:
