@@ -22,7 +22,7 @@ from marble.diffusion import NoiseSchedule, weighting
 from marble.errors import InputError
 from marble.experiments import DataConfig, DiffusionExperiment, Experiment, VAEExperiment
 from marble.models import VAE, LearnedLinear, LearnedMonotone, UNet
-from marble.parallel import ParallelConfig, hosts
+from marble.parallel import ParallelConfig, hosts, in_32_bits
 from marble.pipelines import DiffusionPipeline, ImageSpec, SamplingConfig, VAEPipeline, VAESamplingConfig
 from marble.sampling import (
     DDIM,
@@ -171,6 +171,7 @@ def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
     return whole
 
 
+@in_32_bits
 def build(config: Mapping[str, Any], image: ImageSpec) -> Experiment:
     """The parts of a config for images of this kind; InputError where a name, key, type or value is wrong."""
     config, objective = variance_followed(config), checked_sections(config)

@@ -85,7 +85,7 @@ class DiffusionExperiment(Parts):
     def model_inputs(self) -> tuple[Any, ...]:
         """Arguments of the model for one image."""
         context = None if self.model.num_classes is None else {"label": jnp.zeros(1, jnp.int32)}
-        return jnp.zeros((1, *self.image.shape)), jnp.zeros(1, jnp.int32), context
+        return jnp.zeros((1, *self.image.shape), jnp.float32), jnp.zeros(1, jnp.int32), context
 
     def init_params(self) -> Any:
         """The initial parameters of the model, and of a schedule that is learned; they depend on the seed alone."""
@@ -93,7 +93,7 @@ class DiffusionExperiment(Parts):
         params = self.model.init(key, *self.model_inputs())["params"]
         if not self.learns_schedule:
             return params
-        return {**params, CURVE: self.schedule.init(jax.random.fold_in(key, 1), jnp.zeros(1))["params"]}
+        return {**params, CURVE: self.schedule.init(jax.random.fold_in(key, 1), jnp.zeros(1, jnp.float32))["params"]}
 
     def loss_history(self) -> LossHistory | None:
         """What the state has to remember of losses: something where t is drawn by importance."""
@@ -160,7 +160,7 @@ class VAEExperiment(Parts):
 
     def model_inputs(self) -> tuple[Any, ...]:
         """Arguments of the model for one image."""
-        return (jnp.zeros((1, *self.image.shape)),)
+        return (jnp.zeros((1, *self.image.shape), jnp.float32),)
 
     def init_params(self) -> Any:
         """The model's initial parameters, which depend on the seed alone."""

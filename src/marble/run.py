@@ -17,7 +17,7 @@ from marble.data.loader import eval_batches, to_device, train_batches
 from marble.data.sources import Source
 from marble.errors import InputError
 from marble.experiments import DiffusionExperiment, Experiment, init_state
-from marble.parallel import DeviceMapping, check_divides, explained_memory_error, hosts
+from marble.parallel import DeviceMapping, check_divides, explained_memory_error, hosts, in_32_bits
 from marble.pipelines import ImageSpec
 from marble.pipelines.pictures import save_png
 from marble.storage import check_bucket
@@ -98,7 +98,7 @@ def _run(
             batches=device_batches(experiment, source, mapping, start_step=start_step),
             key=train_key,
             hooks=Hooks(
-                learning_rate=lambda step: float(experiment.learning_rate(step)),
+                learning_rate=in_32_bits(lambda step: float(experiment.learning_rate(step))),
                 evaluate=held_out_loss(experiment, source, mapping, eval_key),
                 sample=sample_grid(experiment, directory),
             ),

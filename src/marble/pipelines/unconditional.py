@@ -13,7 +13,7 @@ from marble.data.preprocess import to_uint8
 from marble.diffusion import NoiseSchedule, PredictionType, cosine, denoiser
 from marble.diffusion.process import VarianceType
 from marble.errors import InputError
-from marble.parallel import DeviceMapping, ParallelConfig
+from marble.parallel import DeviceMapping, ParallelConfig, in_32_bits
 from marble.pipelines.rows import batches, fitting_batch_size, image_indices, whole
 from marble.pipelines.settings import Guidance, ImageSpec, SamplingConfig
 from marble.sampling import Frames, Sampler, Step, guidance, image_keys, sample
@@ -227,6 +227,7 @@ class DiffusionPipeline:
             raise InputError("no number of sampling steps: in continuous time give steps, or set sampling.num_steps")
         return steps
 
+    @in_32_bits
     def grid(self, num_steps: int, params: Any = None) -> Level:
         """The levels of that many steps, padded so that other numbers are the same program.
 

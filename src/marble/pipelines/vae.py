@@ -157,13 +157,12 @@ class VAEPipeline:
 
     def _draw(self, params: Any, batch: dict[str, Array], seed: Array) -> Array:
         z_keys, pixel_keys = jnp.moveaxis(jax.vmap(jax.random.split)(image_keys(seed, batch["index"])), 1, 0)
-        z = noise_like(z_keys, jnp.zeros((len(z_keys), self.model.latent_size)))
+        z = noise_like(z_keys, jnp.zeros((len(z_keys), self.model.latent_size), jnp.float32))
         mean, log_scale = self._apply(params, "decode", z)
         if self.config.pixels == "mean":
             return mean
-        return mean + jnp.exp(log_scale) * jax.vmap(lambda key: self.likelihood.standard(key, mean.shape[1:]))(
-            pixel_keys
-        )
+        standard = jax.vmap(lambda key: self.likelihood.standard(key, mean.shape[1:], mean.dtype))
+        return mean + jnp.exp(log_scale) * standard(pixel_keys)
 
     def _measure(self, params: Any, batch: dict[str, Array], seed: Array, num_samples: Array) -> dict[str, Array]:
         x, keys = to_float(batch["image"], self.image.levels), image_keys(seed, batch["index"])
@@ -176,7 +175,7 @@ class VAEPipeline:
             weight = vae.log_weight(log_likelihood, encoding, noise)
             return sums[0] + log_likelihood, jnp.logaddexp(sums[1], weight)
 
-        zeros = jnp.zeros(x.shape[0])
+        zeros = jnp.zeros(x.shape[0], x.dtype)
         log_likelihoods, log_weights = jax.lax.fori_loop(0, num_samples, add, (zeros, zeros - jnp.inf))
         reconstruction, kl = -log_likelihoods / num_samples, vae.prior_kl(encoding)
         return {

@@ -25,7 +25,7 @@ def example_keys(key: Array, batch: Batch) -> Array:
 
 def dropped_labels(key: Array, batch: Batch, num_classes: int, rate: float) -> Array:
     """The labels [b], each replaced by the null class, num_classes, with probability rate."""
-    is_null = jax.vmap(lambda k: jax.random.bernoulli(k, rate))(example_keys(key, batch))
+    is_null = jax.vmap(lambda k: jax.random.bernoulli(k, jnp.float32(rate)))(example_keys(key, batch))
     return jnp.where(is_null, num_classes, batch["label"])
 
 
@@ -45,7 +45,7 @@ class DrawOfT(NamedTuple):
             t = timesteps.low_discrepancy(key, batch["index"], self.batch_size, self.num_train_timesteps)
         else:
             t = timesteps.uniform(example_keys(key, batch), self.num_train_timesteps)
-        return t, jnp.ones(t.shape)
+        return t, jnp.ones(t.shape, jnp.float32)
 
     def metrics(
         self, batch: Batch, t: Array, weights: Array, losses: Array, history: LossHistory | None
@@ -55,7 +55,7 @@ class DrawOfT(NamedTuple):
         The draws are [batch_size], each image at its own position, so that those of micro-batches can be added.
         """
         bin_of_t = (t * NUM_T_BINS // (self.num_train_timesteps or 1)).astype(jnp.int32)
-        bins = jax.nn.one_hot(bin_of_t, NUM_T_BINS) * weights[:, None]
+        bins = jax.nn.one_hot(bin_of_t, NUM_T_BINS, dtype=jnp.float32) * weights[:, None]
         if "mask" in batch:
             bins = bins * batch["mask"][:, None]
         sums = {"loss_by_t": losses @ bins, "count_by_t": bins.sum(0)}

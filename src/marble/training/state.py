@@ -15,6 +15,11 @@ NUM_T_BINS = 4
 """The log gives a diffusion loss by quarters of t: early quarters are nearly clean images, late ones nearly noise."""
 
 
+def no_sum(*shape: int) -> Array:
+    """Zeros, for sums to be added to, float32 whatever is computed in."""
+    return jnp.zeros(shape, jnp.float32)
+
+
 class Window(struct.PyTreeNode):
     """Sums over the steps since the last log. Part of the state, so that a resumed run logs the same numbers.
 
@@ -28,7 +33,7 @@ class Window(struct.PyTreeNode):
     @classmethod
     def empty(cls, **of_metrics: Array) -> "Window":
         """Sums of nothing."""
-        return cls(num_steps=jnp.zeros((), jnp.int32), loss=jnp.zeros(()), grad_norm=jnp.zeros(()), **of_metrics)
+        return cls(num_steps=jnp.zeros((), jnp.int32), loss=no_sum(), grad_norm=no_sum(), **of_metrics)
 
 
 class DiffusionWindow(Window):
@@ -41,7 +46,7 @@ class DiffusionWindow(Window):
     @classmethod
     def empty(cls) -> "DiffusionWindow":
         """Sums of nothing."""
-        return super().empty(loss_by_t=jnp.zeros(NUM_T_BINS), count_by_t=jnp.zeros(NUM_T_BINS))
+        return super().empty(loss_by_t=no_sum(NUM_T_BINS), count_by_t=no_sum(NUM_T_BINS))
 
     def parts(self) -> dict[str, float]:
         """What the log says of the loss beside its mean."""
@@ -67,7 +72,7 @@ class VAEWindow(Window):
     @classmethod
     def empty(cls) -> "VAEWindow":
         """Sums of nothing."""
-        return super().empty(reconstruction=jnp.zeros(()), kl=jnp.zeros(()), count=jnp.zeros(()))
+        return super().empty(reconstruction=no_sum(), kl=no_sum(), count=no_sum())
 
     def parts(self) -> dict[str, float]:
         """What the log says of the loss beside its mean."""

@@ -48,7 +48,7 @@ def make_train_step(
             params=params,
             ema_params=ema_update(state.ema_params, params, step=state.step, ema_decay=ema_decay),
             opt_state=opt_state,
-            window=jax.tree.map(jnp.add, state.window, of_step),
+            window=jax.tree.map(lambda total, new: total + new.astype(total.dtype), state.window, of_step),
             loss_history=None if state.loss_history is None else state.loss_history.updated(**draws),
         )
         diverged = state.diverged | ~(jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"]))

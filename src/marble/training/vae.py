@@ -33,7 +33,7 @@ def vae_loss_fn(model: VAE, likelihood: vae.Likelihood, levels: int, *, train: b
         log_likelihood = likelihood.objective(x, *apply("decode", z), levels).sum(axis=(1, 2, 3))
         bits = 1 / (math.log(2) * math.prod(x.shape[1:]))
         reconstruction, kl = -log_likelihood * bits, vae.prior_kl(encoding) * bits
-        mask = batch.get("mask", jnp.ones(x.shape[0]))
+        mask = batch.get("mask", jnp.ones(x.shape[0], jnp.float32))
         sums = {"reconstruction": reconstruction @ mask, "kl": kl @ mask, "count": mask.sum()}
         return -vae.elbo(log_likelihood, encoding).mean() * bits, sums
 
