@@ -6,7 +6,6 @@ On several hosts run the same command on each: Cloud TPU, GKE and SLURM are foun
 to HOST:PORT of the first, JAX_NUM_PROCESSES and JAX_PROCESS_ID. The workdir is the first one's, or a bucket (gs://).
 """
 
-import json
 import logging
 import os
 import shlex
@@ -15,6 +14,7 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
+from marble import strict_json
 from marble.cli.flags import check_writable, overridden, parse, require
 from marble.config import load_config
 from marble.errors import EXIT_RESTART, InputError
@@ -55,7 +55,7 @@ def _train(argv: list[str], interruption: Interruption) -> int:
         check_writable("workdir", values.workdir)
     config = configured(values.config, changes)
     if values.print_config:
-        print(json.dumps(config.to_dict(), indent=2))
+        print(strict_json.dumps_config(config.to_dict(), indent=2))
         return 0
     if config.training.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
