@@ -39,7 +39,13 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Trains, and returns the exit status."""
+    """Trains, and returns the exit status; a process that is asked to stop is its caller's to end."""
+    with Interruption(ends_process=False) as interruption:
+        return _train(argv, interruption)
+
+
+def program(argv: list[str]) -> int:
+    """The same for a process that does nothing else: asked to stop, it ends as soon as all is saved."""
     with Interruption() as interruption:  # before the imports of seconds that follow
         return _train(argv, interruption)
 
@@ -71,7 +77,9 @@ def _train(argv: list[str], interruption: Interruption) -> int:
     except Interrupted as interrupted:
         logger.warning("%s", interrupted)
         sys.stderr.flush()
-        os._exit(EXIT_RESTART)  # an abandoned computation may run on, and must not be waited for
+        if interruption.ends_process:
+            os._exit(EXIT_RESTART)  # an abandoned computation may run on, and must not be waited for
+        return EXIT_RESTART
     if is_first():
         logger.info("done; sample it with: marble sample --workdir %s", shlex.quote(values.workdir))
     return 0
