@@ -38,6 +38,7 @@ from marble.sampling import (
     dpm_solver_3m,
     dpm_solver_sde,
 )
+from marble.storage import run_path
 from marble.training.diffusion_config import FIXED, DiffusionConfig, check_words
 from marble.training.loop import TrainingConfig
 from marble.training.optimizer import adam, warmup_decay
@@ -345,6 +346,7 @@ def load_step(
     guide: str | None = None,
 ) -> tuple[int, DiffusionPipeline | VAEPipeline]:
     """The step of the checkpoint that ``load`` takes, and its pipeline."""
+    workdir = run_path("the workdir", workdir)
     config, image = workdirs.recall(workdir)
     if sampler is not None and checked_sections(config).names["sampling"] == {}:
         raise InputError(f"sampler {sampler!r} given, but the model of {workdir} draws in one step: leave it out")

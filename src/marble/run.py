@@ -20,7 +20,7 @@ from marble.experiments import DiffusionExperiment, Experiment, init_state
 from marble.parallel import DeviceMapping, check_divides, explained_memory_error, hosts, in_32_bits
 from marble.pipelines import ImageSpec
 from marble.pipelines.pictures import save_png
-from marble.storage import check_bucket
+from marble.storage import check_bucket, run_path
 from marble.training.interruption import Interruption
 from marble.training.loop import Hooks, call_lengths, restore_or_init, train
 from marble.training.objectives import LossFn, prepare_batch
@@ -51,6 +51,7 @@ def run(
     processes, they train together, and the first one alone reads and writes the workdir; PeerLostError when one is
     gone.
     """
+    directory = run_path("the workdir", directory)
     parallel = builders.parallel_config(config)
     text = json.dumps(config.to_dict(), sort_keys=True)
     same = dict(config=text, workdir=directory)

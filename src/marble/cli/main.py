@@ -87,7 +87,9 @@ def usage() -> str:
 
 def fail(error: object, status: int) -> int:
     """Says what went wrong, on one line."""
-    print("marble:", *(str(error) or repr(error)).split(), file=sys.stderr, flush=True)
+    said = " ".join((str(error) or repr(error)).split())
+    # A file's name need not be UTF-8, and what a notebook has for stderr takes nothing else.
+    print("marble:", said.encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
     return status
 
 
