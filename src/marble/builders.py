@@ -39,7 +39,7 @@ from marble.sampling import (
     dpm_solver_sde,
 )
 from marble.storage import run_path
-from marble.training.diffusion_config import FIXED, DiffusionConfig, check_words
+from marble.training.diffusion_config import FIXED, DiffusionConfig, check_words, warn_of_image_left
 from marble.training.loop import TrainingConfig
 from marble.training.optimizer import adam, warmup_decay
 
@@ -233,6 +233,8 @@ def _build_diffusion(parts: dict[str, Any], chosen: Mapping[str, Any], arguments
         self_conditioning=training.self_conditioning,
         sampler=experiment.sampler,
     )
+    if not experiment.learns_schedule:
+        warn_of_image_left(schedule, training.num_steps)
     return experiment
 
 
