@@ -40,8 +40,9 @@ def timesteps(
 
     linspace has both ends, 0 and T - 1 (Nichol & Dhariwal 2021). leading goes from 0 up by the whole stride
     T // num_steps, as Stable Diffusion does; trailing from T - 1 down by T / num_steps, each step rounded (Lin et al.
-    2024, table 2). All are the full grid for num_steps = T. steps_offset is added to those of leading: Stable Diffusion has 1. InputError for num_steps outside
-    1..T, an offset that leads out of 0..T-1, or a spacing that is none of the three.
+    2024, table 2). All are the full grid for num_steps = T. steps_offset is added to those of leading: Stable Diffusion
+    has 1. InputError for num_steps outside 1..T, an offset that leads out of 0..T-1, or a spacing that is none of the
+    three.
     """
     check_steps(num_train_timesteps, num_steps)
     count = np.arange(num_steps)
@@ -100,8 +101,8 @@ def levels(
     Several num_steps are so many in each of as many equal parts: ``section_timesteps``, which has a spacing of its own.
     The spacings karras (with rho) and log_snr go from the noise-to-signal ratio sigma_max to sigma_min, by default the
     ends of the schedule. With length, the arrays are padded to [length + 1] with further clean levels, so that grids of
-    different num_steps fit one compiled sampler. float32 arrays on the host. InputError for values out of range. The log
-    says where much of the image is left at the first level, which sampling starts at from pure noise.
+    different num_steps fit one compiled sampler. float32 arrays on the host. InputError for values out of range. A
+    warning where much of the image is left at the first level, at which sampling begins with pure noise.
     """
     total = schedule.num_train_timesteps
     if isinstance(num_steps, Sequence):
