@@ -14,6 +14,7 @@ from marble.diffusion import NoiseSchedule, PredictionType, cosine, denoiser
 from marble.diffusion.process import VarianceType
 from marble.errors import InputError
 from marble.parallel import DeviceMapping, ParallelConfig, in_32_bits
+from marble.pipelines.copies import Copyable
 from marble.pipelines.rows import batches, fitting_batch_size, image_indices, whole
 from marble.pipelines.settings import Guidance, ImageSpec, SamplingConfig
 from marble.sampling import Frames, Sampler, Step, guidance, image_keys, sample
@@ -26,7 +27,7 @@ STATIC = ("num_frames", "ticking")
 """What changes the program."""
 
 
-class DiffusionPipeline:
+class DiffusionPipeline(Copyable):
     """A model, its schedule and a sampler: one compiled program for any number of images and steps.
 
     ``params`` and ``apply`` are public; ``pipe.apply(params, x_t, t, context)`` is the network, a pure function.

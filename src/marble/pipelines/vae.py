@@ -15,6 +15,7 @@ from marble.data.preprocess import to_float, to_uint8
 from marble.errors import InputError
 from marble.models import VAE
 from marble.parallel import DeviceMapping, ParallelConfig
+from marble.pipelines.copies import Copyable
 from marble.pipelines.rows import batches, fitting_batch_size, image_indices, integer_images, whole
 from marble.pipelines.settings import ImageSpec
 from marble.sampling import fold_keys, image_keys, noise_like
@@ -35,7 +36,7 @@ class VAESamplingConfig:
             raise InputError(f"sampling.batch_size={self.batch_size} must be at least 1")
 
 
-class VAEPipeline:
+class VAEPipeline(Copyable):
     """A variational autoencoder with its parameters: sample, encode, decode, reconstruct, bits_per_dim.
 
     Images that go in are integers at the data's levels, 0..levels-1, [n h w c], as data sets give them; images that
