@@ -288,7 +288,7 @@ def test_a_bucket_must_be_there_and_tell_what_it_is(cloud, refuse):
 def test_without_gcsfs_the_extra_is_named(monkeypatch, capsys, words):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     assert main([*words.split(), "gs://bucket/run"]) == 2
-    assert "pip install 'marble[gcs]'" in one_line(capsys)
+    assert "pip install 'marble-diffusion[gcs]'" in one_line(capsys)
 
 
 def test_without_gcsfs_no_programs_are_kept_in_a_bucket(monkeypatch, capsys):

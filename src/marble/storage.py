@@ -61,7 +61,7 @@ def check_reachable(what: str, path: str) -> None:
     if found:
         raise InputError(f"{what} {path} has {' '.join(found)} in its name: give a name without {' '.join(PATTERNS)}")
     if importlib.util.find_spec("gcsfs") is None:
-        raise InputError(f"{what} {path} is in a bucket, which needs gcsfs: pip install 'marble[gcs]'")
+        raise InputError(f"{what} {path} is in a bucket, which needs gcsfs: pip install 'marble-diffusion[gcs]'")
 
 
 def check_bucket(path: str) -> None:

@@ -29,7 +29,7 @@ def log_devices() -> None:
     extra = accelerator_extra()
     if extra:
         what = "a TPU" if extra == "tpu" else "an NVIDIA GPU"
-        logger.warning("%s is present but jax does not see it: install marble[%s]", what, extra)
+        logger.warning("%s is present but jax does not see it: install marble-diffusion[%s]", what, extra)
 
 
 def accelerator_extra() -> str | None:
@@ -78,7 +78,9 @@ def use_compilation_cache() -> None:
 
     They are found by their text, the versions and the device.
     """
-    jax.config.update("jax_compilation_cache_dir", compilation_cache())
+    cache = compilation_cache()
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR", "~").startswith("~"):  # jax reads it, and takes a ~ for a folder
+        jax.config.update("jax_compilation_cache_dir", cache)
 
 
 def compilation_cache() -> str | None:
