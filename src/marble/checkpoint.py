@@ -35,11 +35,10 @@ UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 """What orbax, tensorstore and the parser of JSON raise for files that are cut, changed, gone or not to be had."""
 NOT_ITS_FAULT = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED")
 """The first word of tensorstore's errors (ValueErrors all) that say nothing about the file."""
-
-
 MOST_DELETED = 10
-"""So many steps in a row that are deleted while they are read: saving is faster than reading."""
+"""After so many steps that were deleted while they were read, a reader gives up: saving is faster than reading."""
 DELETION_SECONDS = 1.0
+"""How long the deletion of one step may take."""
 
 
 class DamagedCheckpointError(RunError):

@@ -75,7 +75,7 @@ class MetricsWriter:
         return (step, name) in self._written
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line, on the disk when this returns, so that no checkpoint is ahead of its metrics; no number is null."""
+        """One line, on the disk when this returns, so that no checkpoint is ahead of its metrics. NaN becomes null."""
         self._file.write(strict_json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
         self._written.update((step, name) for name in metrics)
