@@ -21,7 +21,8 @@ def pipeline(seed=1, num_classes=None, **options):
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
-    params = tree.unflatten([x + 0.05 * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)])
+    added = [0.05 * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
+    params = tree.unflatten(map(jnp.add, leaves, added))
     image = ImageSpec(shape=(8, 8, 1), levels=17)
     config = SamplingConfig(batch_size=16)
     options = {"schedule": linear(20), **options}
