@@ -4,14 +4,14 @@
 # The first Python of a version that marble is tested with; a python3 that is newer is passed over.
 find_python() {
   local candidate
-  for candidate in python3 python3.12 python3.11 python; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+  for candidate in python3 python3.13 python3.12 python3.11 python; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
       echo "$candidate"
       return
     fi
   done
-  echo "marble needs Python 3.11 or 3.12, but PATH has $(python3 --version 2>/dev/null || echo neither):" \
-    "install one of them, or activate an environment that has it" >&2
+  echo "marble needs Python 3.11, 3.12 or 3.13, but PATH has $(python3 --version 2>/dev/null || echo none):" \
+    "install one of these, or activate an environment that has it" >&2
   exit 2
 }
 

@@ -133,6 +133,26 @@ def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_taken(cl
     assert_same_run(epath.Path(workdir), local)
 
 
+def test_a_step_that_is_deleted_while_it_is_read_is_not_called_damaged(cloud, workdir, monkeypatch, caplog):
+    step = checkpoint.saved_steps(workdir)[0]
+    folder = workdir.removeprefix("gs://bucket/")
+    names = cloud.names(f"{folder}/checkpoints/{step}/")
+
+    def replace(method, path):
+        """The next step is saved, and this one deleted but for one file."""
+        if f"checkpoints/{step}/state" in path and "ocdbt" in path and names[0] in cloud.objects:
+            for name in names:
+                cloud.put(name.replace(f"checkpoints/{step}/", f"checkpoints/{step + 1}/"), cloud.objects[name].content)
+            for name in names:
+                if "checksums/metadata" not in name:
+                    cloud.delete(name, {})
+
+    monkeypatch.setattr(cloud, "refuse", replace)
+    found, _ = final_state(epath.Path(workdir))  # which asserts that none is damaged
+    assert found == step + 1 and "damaged" not in caplog.text
+    assert names[0] not in cloud.objects
+
+
 def test_a_save_that_was_cut_off_is_no_checkpoint(cloud, local, workdir):
     step, before = checkpoint.saved_steps(workdir)
     folder = workdir.removeprefix("gs://bucket/")
@@ -268,7 +288,7 @@ def test_a_bucket_must_be_there_and_tell_what_it_is(cloud, refuse):
 def test_without_gcsfs_the_extra_is_named(monkeypatch, capsys, words):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     assert main([*words.split(), "gs://bucket/run"]) == 2
-    assert "pip install 'marble[gcs]'" in one_line(capsys)
+    assert "pip install 'marble-diffusion[gcs]'" in one_line(capsys)
 
 
 def test_without_gcsfs_no_programs_are_kept_in_a_bucket(monkeypatch, capsys):

@@ -1,8 +1,10 @@
 """Checkpoints: exact, verified, and never lost to a damaged file."""
 
+import itertools
 import logging
 import shutil
 import time
+from threading import Event, Thread, Timer
 
 import jax
 import jax.numpy as jnp
@@ -209,6 +211,95 @@ def test_damaged_ones_are_set_aside_and_their_steps_saved_again(workdir):
             writer.save(4, state_at(4, seed=9))
     assert sorted(p.name for p in (workdir / "checkpoints-damaged").iterdir()) == ["4.0", "4.1"]
     assert_equal(checkpoint.restore_newest(str(workdir), TARGET)[1], jax.device_get(state_at(4, seed=9)))
+
+
+def test_a_run_that_saves_and_deletes_can_be_read_at_any_moment(tmp_path, caplog):
+    """Steps go while they are read: they are neither damaged nor missed, for there is always a newer one."""
+    filled = lambda step: {"ema_params": {str(i): np.full((64, 64), step, np.float32) for i in range(8)}}  # noqa: E731
+    first, ended = Event(), Event()
+
+    def save():
+        with checkpoint.CheckpointWriter(str(tmp_path), keep=1) as writer:
+            for step in itertools.count(1):
+                writer.save(step, filled(step))
+                writer.wait()
+                first.set()
+                if ended.is_set():
+                    return
+
+    run = Thread(target=save)
+    run.start()
+    try:
+        first.wait()
+        with caplog.at_level(logging.WARNING, logger="marble"):
+            loads = [checkpoint.restore_newest(str(tmp_path), filled(0)) for _ in range(60)]
+    finally:
+        ended.set()
+        run.join()
+    for step, state, damaged in loads:
+        assert damaged == []
+        assert_equal(state, filled(step))
+    assert loads[-1][0] > loads[0][0] and not caplog.records
+
+
+@pytest.fixture
+def while_read(monkeypatch):
+    """Has something done before each reading of a state."""
+
+    def before(action):
+        def restore(self, *arguments, **keywords):
+            action()
+            return original(self, *arguments, **keywords)
+
+        original = checkpoint.ocp.Checkpointer.restore
+        monkeypatch.setattr(checkpoint.ocp.Checkpointer, "restore", restore)
+
+    return before
+
+
+def replace_newest(workdir, *, left=()):
+    """What a run does that saves a step and deletes the one before it, all of it or not yet all."""
+    folder = workdir / "checkpoints"
+    newest = checkpoint.saved_steps(str(workdir))[0]
+    shutil.copytree(folder / str(newest), folder / str(newest + 1))
+    for path in (folder / str(newest)).iterdir():
+        if path.name not in left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if not left:
+        (folder / str(newest)).rmdir()
+
+
+@pytest.mark.parametrize("left", [(), ("checksums",), ("checksums", "_CHECKPOINT_METADATA")])
+def test_a_step_that_is_deleted_while_it_is_read_is_not_called_damaged(workdir, while_read, caplog, left):
+    once = iter([lambda: replace_newest(workdir, left=left)])
+    while_read(lambda: next(once, lambda: None)())
+    with caplog.at_level(logging.WARNING, logger="marble"):
+        step, state, damaged = checkpoint.restore_newest(str(workdir), TARGET)
+    assert step == 5 and damaged == [] and not caplog.records
+    assert_equal(state, jax.device_get(state_at(4)))
+
+
+def test_where_every_step_is_deleted_while_it_is_read_that_is_said(workdir, while_read):
+    while_read(lambda: replace_newest(workdir))
+    with pytest.raises(RunError, match=r"checkpoints \[4, 5, .* were deleted while they were read: wait .*keep_check"):
+        checkpoint.restore_newest(str(workdir), TARGET)
+
+
+def test_the_step_that_was_asked_for_may_be_deleted_too(workdir, while_read):
+    while_read(lambda: replace_newest(workdir, left=("checksums",)))
+    timer = Timer(0.3, lambda: shutil.rmtree(workdir / "checkpoints" / "4"))
+    timer.start()
+    with pytest.raises(InputError, match="step 4 .*was deleted while it was read; there are: 5, 3, 2"):
+        checkpoint.restore(str(workdir), 4, TARGET)
+    timer.join()
+
+
+def test_a_deletion_that_was_cut_off_leaves_damage(workdir, caplog):
+    replace_newest(workdir, left=("checksums",))
+    shutil.rmtree(workdir / "checkpoints" / "5")
+    with pytest.raises(checkpoint.DamagedCheckpointError, match="checkpoints/4 is damaged"):
+        checkpoint.restore(str(workdir), 4, TARGET)
+    assert checkpoint.restore_newest(str(workdir), TARGET)[::2] == (3, [4])
 
 
 def test_reading_writes_nothing(tmp_path):

@@ -18,8 +18,9 @@ from marble.experiments import DataConfig, Experiment
 from marble.objectives.diffusion import Diffusion
 from marble.objectives.objective import Given, Objective
 from marble.objectives.vae import VariationalAutoencoder
-from marble.parallel import ParallelConfig, hosts
+from marble.parallel import ParallelConfig, hosts, in_32_bits
 from marble.schema import Reading, Section, bind, look_up, merged, schema, unknown_key
+from marble.storage import run_path
 from marble.training import post_hoc_ema
 from marble.training.loop import TrainingConfig
 from marble.training.optimizer import adam, warmup_decay
@@ -116,6 +117,7 @@ def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
     return whole
 
 
+@in_32_bits
 def build(config: Mapping[str, Any], image: ImageSpec, *, class_names: Sequence[str] | None = None) -> Experiment:
     """The parts of a config for images of this kind; InputError where a name, key, type or value is wrong."""
     layout = Layout(config)
@@ -203,6 +205,7 @@ def load_params(
     """What ``load`` makes a pipeline of: the step, the experiment, and the parameters on the host."""
     if raw_params and ema_length is not None:
         raise InputError(f"raw_params and ema_length={ema_length} are two kinds of parameters: leave one out")
+    workdir = run_path("the workdir", workdir)
     kept, data = workdirs.recall(workdir)
     config = as_now(kept)
     if sampler is not None:

@@ -35,6 +35,10 @@ UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 """What orbax, tensorstore and the parser of JSON raise for files that are cut, changed, gone or not to be had."""
 NOT_ITS_FAULT = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED")
 """The first word of tensorstore's errors (ValueErrors all) that say nothing about the file."""
+MOST_DELETED = 10
+"""After so many steps that were deleted while they were read, a reader gives up: saving is faster than reading."""
+DELETION_SECONDS = 1.0
+"""How long the deletion of one step may take."""
 
 
 class DamagedCheckpointError(RunError):
@@ -125,37 +129,62 @@ def restore_newest(workdir: str, target: Mapping[str, Any]) -> tuple[int, Mappin
     """(step, state, damaged): the newest state that is whole, and the newer steps that are not.
 
     target is a pytree of arrays or ShapeDtypeStructs: a whole state, or a mapping of some of its fields, in which case
-    only these are read and checked. Leaves come back as NumPy arrays. Each damaged step is logged. Raises InputError
-    when there is no checkpoint or it is another model's, RunError when none is whole.
+    only these are read and checked. Leaves come back as NumPy arrays. Each damaged step is logged. A step that a run
+    deletes while it is read, as one does that trains there, is none of them: there is a newer one by then. Raises
+    InputError when there is no checkpoint or it is another model's, RunError when none is whole.
     """
-    steps, damaged = saved_steps(workdir), []
-    if not steps:
-        raise InputError(f"no checkpoint in {directory_of(workdir)}")
-    for step in steps:
+    directory, damaged, deleted = directory_of(workdir), [], []
+    while len(deleted) < MOST_DELETED:
+        # A run can save a step and delete the one before it between the listing and a look at what is listed.
+        listing = saved_steps(workdir) or saved_steps(workdir)
+        step = next((step for step in listing if step not in damaged), None)
+        if step is None:
+            break
         try:
-            return step, restore(workdir, step, target), damaged
+            return step, _restore(directory / str(step), target), [other for other in damaged if other > step]
         except DamagedCheckpointError as error:
+            if not _is_saved(directory / str(step)) or saved_steps(workdir)[:1] > listing[:1]:
+                deleted.append(step)
+                continue
             logger.error("%s; going back to the checkpoint before it", error)
             damaged.append(step)
-    raise RunError(f"none of the checkpoints in {directory_of(workdir)} is whole: {damaged}")
+    if damaged:
+        raise RunError(f"none of the checkpoints in {directory} is whole: {damaged}")
+    if deleted:
+        raise RunError(
+            f"the checkpoints {deleted} in {directory} were deleted while they were read: wait for the run that trains "
+            "there, or raise its training.keep_checkpoints"
+        )
+    raise InputError(f"no checkpoint in {directory}")
 
 
 def restore(workdir: str, step: int, target: Any) -> Any:
     """The state of one step, verified; see ``restore_newest``. DamagedCheckpointError when it is not whole."""
     path = directory_of(workdir) / str(step)
     if not _is_saved(path):
-        saved = ", ".join(map(str, saved_steps(workdir))) or "none"
-        raise InputError(f"no checkpoint of step {step} in {path.parent}; there are: {saved}")
+        raise InputError(f"no checkpoint of step {step} in {path.parent}; there are: {_named_steps(workdir)}")
+    try:
+        return _restore(path, target)
+    except DamagedCheckpointError as error:
+        if not _is_deleted_soon(path):
+            raise
+        raise InputError(
+            f"the checkpoint of step {step} in {path.parent} was deleted while it was read; there are: "
+            f"{_named_steps(workdir)}"
+        ) from error
+
+
+def _restore(path: epath.Path, target: Any) -> Any:
     expected = _read_checksums(path)
-    if expected is None:
-        logger.warning("the checkpoint %s has no checksums: it can't be verified", path)
-    else:
+    if expected is not None:
         _check_same_model(path, expected, _shapes(target))
     state = _read_state(path, target)
-    if expected is not None:
-        for name, found in _describe(state).items():
-            if found != expected[name]:
-                raise DamagedCheckpointError(f"the checkpoint {path} is damaged: {name} is not what was saved")
+    if expected is None:
+        logger.warning("the checkpoint %s has no checksums: it can't be verified", path)
+        return state
+    for name, found in _describe(state).items():
+        if found != expected[name]:
+            raise DamagedCheckpointError(f"the checkpoint {path} is damaged: {name} is not what was saved")
     return state
 
 
@@ -164,6 +193,20 @@ def discard_after(workdir: str, step: int) -> None:
     for later in saved_steps(workdir):
         if later > step:
             (directory_of(workdir) / str(later)).rmtree()
+
+
+def _named_steps(workdir: str) -> str:
+    return ", ".join(map(str, saved_steps(workdir))) or "none"
+
+
+def _is_deleted_soon(path: epath.Path) -> bool:
+    """Whether a step that can't be read is gone a second later: then it was being deleted, file by file."""
+    deadline = time.monotonic() + DELETION_SECONDS
+    while _is_saved(path):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def set_aside(workdir: str, steps: list[int], *, folder: str = "checkpoints-damaged") -> None:

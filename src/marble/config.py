@@ -14,6 +14,7 @@ import ml_collections
 
 from marble.errors import InputError
 from marble.schema import nearest, schema
+from marble.storage import expanded
 
 MAY_CHANGE = (
     "init_from",
@@ -44,7 +45,7 @@ def shipped_configs() -> dict[str, Path]:
 
 def load_config(config: str) -> ml_collections.ConfigDict:
     """The config of ``PATH[:variant]``, or of ``NAME[:variant]`` for a shipped one; else InputError."""
-    name, _, variant = config.partition(":")
+    name, _, variant = expanded(config).partition(":")
     shipped = shipped_configs()
     if not Path(name).is_file() and name not in shipped:
         raise InputError(f"no config file {name!r}, and no shipped config of that name{nearest(name, shipped)}")

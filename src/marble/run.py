@@ -18,9 +18,9 @@ from marble.data.sources import Source
 from marble.errors import InputError
 from marble.experiments import Experiment
 from marble.init_from import with_parameters_of
-from marble.parallel import DeviceMapping, check_divides, explained_memory_error, hosts
+from marble.parallel import DeviceMapping, check_divides, explained_memory_error, hosts, in_32_bits
 from marble.pipelines.pictures import save_png
-from marble.storage import check_bucket
+from marble.storage import check_bucket, run_path
 from marble.training.interruption import Interruption
 from marble.training.loop import Hooks, call_lengths, restore_or_init, train
 from marble.training.operation import Profile
@@ -52,6 +52,7 @@ def run(
     processes, they train together, and the first one alone reads and writes the workdir; PeerLostError when one is
     gone.
     """
+    directory = run_path("the workdir", directory)
     parallel = builders.parallel_config(config)
     text = json.dumps(config.to_dict(), sort_keys=True)
     same = dict(config=text, workdir=directory)
@@ -103,7 +104,7 @@ def _run(
             batches=device_batches(experiment, source, mapping, start_step=start_step),
             key=train_key,
             hooks=Hooks(
-                learning_rate=lambda step: float(experiment.learning_rate(step)),
+                learning_rate=in_32_bits(lambda step: float(experiment.learning_rate(step))),
                 evaluate=held_out_loss(experiment, source, mapping, eval_key),
                 sample=sample_grid(experiment, directory),
                 log=experiment.objective.log,

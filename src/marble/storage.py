@@ -25,6 +25,31 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+def expanded(path: str | os.PathLike[str]) -> str:
+    """The path with the home folder in the place of a ~ at its beginning: no shell puts it there after a =."""
+    return os.path.expanduser(os.fspath(path))
+
+
+def run_path(what: str, path: str | os.PathLike[str]) -> str:
+    """The expanded path of a run's folder or bucket; InputError, beginning with ``what``, where none can be there."""
+    path = expanded(path)
+    check_reachable(what, path)
+    if not is_remote(path):
+        check_utf8(what, os.path.abspath(path))
+    return path
+
+
+def check_utf8(what: str, path: str) -> None:
+    """InputError, which begins with ``what``, where the bytes of a path are not UTF-8: libraries in C++ need that."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise InputError(
+            f"{what} {shown} has a name that is not UTF-8, so nothing could be saved in it: give another, or rename it"
+        ) from error
+
+
 def check_reachable(what: str, path: str) -> None:
     """InputError, which begins with ``what``, where the path is in an object store that this program can't reach."""
     if not is_remote(path):
@@ -36,7 +61,7 @@ def check_reachable(what: str, path: str) -> None:
     if found:
         raise InputError(f"{what} {path} has {' '.join(found)} in its name: give a name without {' '.join(PATTERNS)}")
     if importlib.util.find_spec("gcsfs") is None:
-        raise InputError(f"{what} {path} is in a bucket, which needs gcsfs: pip install 'marble[gcs]'")
+        raise InputError(f"{what} {path} is in a bucket, which needs gcsfs: pip install 'marble-diffusion[gcs]'")
 
 
 def check_bucket(path: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from marble import strict_json
 from marble.checkpoint import saved_steps
 from marble.config import differences
 from marble.data.sources import CONTENT
@@ -67,7 +68,7 @@ def remember(workdir: str, config: Mapping[str, Any], data: DataFacts) -> None:
     path = config_path(workdir)
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = {"config": config, "data": {**data._asdict(), "image": data.image._asdict()}}
-    replace_text(path, json.dumps(kept, indent=2) + "\n")
+    replace_text(path, strict_json.dumps_config(kept, indent=2) + "\n")
 
 
 @contextlib.contextmanager

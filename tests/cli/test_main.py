@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from threading import Thread
 
 import full_disk
 import jax
@@ -19,6 +21,7 @@ from marble import builders, run
 from marble.cli.main import main
 from marble.config import load_config
 from marble.data.images import decode
+from marble.errors import EXIT_RESTART
 from marble.pipelines import DiffusionPipeline, pictures
 
 
@@ -322,6 +325,32 @@ def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path, capsys):
     (workdir / "config.json").write_text(json.dumps(kept))
     assert main(["sample", "--workdir", str(workdir), "--out", str(tmp_path / "out")]) == 2
     assert "is of another model" in line(capsys)
+
+
+def test_from_a_thread_a_command_is_the_same(tmp_path):
+    statuses = []
+    words = ["train", *TINY, "--workdir", str(tmp_path / "run")]
+    thread = Thread(target=lambda: statuses.append(main(words)))
+    thread.start()
+    thread.join()
+    assert statuses == [0] and final_state(tmp_path / "run")[0] == 2
+
+
+def test_ctrl_c_in_a_notebook_saves_and_gives_the_status_back(tmp_path, capsys):
+    """The process, which is this test's, goes on."""
+    workdir = tmp_path / "run"
+
+    def stop():
+        while not (workdir / "metrics.jsonl").exists() or not (workdir / "metrics.jsonl").read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    Thread(target=stop, daemon=True).start()
+    words = ["--config.training.num_steps=1000000", "--config.training.log_every=1", "--workdir", str(workdir)]
+    assert main(["train", *TINY, *words]) == EXIT_RESTART
+    step, _ = final_state(workdir)
+    assert f"saved step {step}; run the same command to go on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.end_to_end

@@ -43,7 +43,7 @@ def test_each_image_is_mirrored_or_not_by_its_own_key():
     images = jnp.asarray(np.random.default_rng(8).integers(0, 256, (64, 3, 4, 2), dtype=np.uint8))
     keys = jax.random.split(jax.random.key(0), 64)
     flipped = flip(images, keys)
-    mirrored = np.array([bool(jax.random.bernoulli(key)) for key in keys])
+    mirrored = np.array([bool(jax.random.bernoulli(key, jnp.float32(0.5))) for key in keys])
     assert flipped.dtype == images.dtype and 16 < mirrored.sum() < 48
     for i in range(64):
         np.testing.assert_array_equal(flipped[i], images[i][:, ::-1] if mirrored[i] else images[i])

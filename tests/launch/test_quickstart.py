@@ -64,7 +64,7 @@ def test_the_test_extra_is_added(fakes):
 
 
 def test_too_old_a_python_is_refused(tmp_path):
-    for name in ("python3.12", "python3.11", "python3", "python"):
+    for name in ("python3.13", "python3.12", "python3.11", "python3", "python"):
         command(tmp_path, name, "exit 1")
     for name in ("bash", "dirname"):
         (tmp_path / name).symlink_to(f"/usr/bin/{name}" if Path(f"/usr/bin/{name}").exists() else f"/bin/{name}")
@@ -75,17 +75,17 @@ def test_too_old_a_python_is_refused(tmp_path):
     done = subprocess.run(
         ["bash", copy / "launch" / "quickstart.sh"], env={"PATH": str(tmp_path)}, capture_output=True, text=True
     )
-    assert done.returncode != 0 and "Python 3.11 or 3.12, but PATH has neither: install" in done.stderr
+    assert done.returncode != 0 and "Python 3.11, 3.12 or 3.13, but PATH has none: install" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("versions", "found"),
     [
-        ({"python3": (3, 13), "python3.12": (3, 12)}, "python3.12"),
-        ({"python3": (3, 14), "python3.12": None, "python3.11": (3, 11)}, "python3.11"),
-        ({"python3": (3, 10), "python3.12": None, "python3.11": None, "python": (3, 12)}, "python"),
-        ({"python3": (3, 12)}, "python3"),
-        ({"python3": (3, 13), "python3.12": None, "python3.11": None, "python": (3, 13)}, None),
+        ({"python3": (3, 14), "python3.13": (3, 13), "python3.12": (3, 12)}, "python3.13"),
+        ({"python3": (3, 14), "python3.13": None, "python3.12": None, "python3.11": (3, 11)}, "python3.11"),
+        ({"python3": (3, 10), "python3.13": None, "python3.12": None, "python3.11": None, "python": (3, 12)}, "python"),
+        ({"python3": (3, 13)}, "python3"),
+        ({"python3": (3, 14), "python3.13": None, "python3.12": None, "python3.11": None, "python": (3, 14)}, None),
     ],
 )
 def test_a_python_of_a_tested_version_is_found(tmp_path, versions, found):
@@ -99,4 +99,4 @@ def test_a_python_of_a_tested_version_is_found(tmp_path, versions, found):
     if found:
         assert (done.stdout, done.returncode) == (f"{found}\n", 0)
     else:
-        assert done.returncode == 2 and "needs Python 3.11 or 3.12, but PATH has Python (3, 13):" in done.stderr
+        assert done.returncode == 2 and "needs Python 3.11, 3.12 or 3.13, but PATH has Python (3, 14):" in done.stderr

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from marble.errors import InputError
-from marble.models.layers import GroupNorm, conv, dense
+from marble.models.layers import Dropout, GroupNorm, conv, dense
 
 
 def in_words(x, scale, bias, num_groups, epsilon=1e-6):
@@ -89,3 +89,20 @@ def test_kernels_are_drawn_as_in_ddpm(layer, fan_in, fan_out):
 def test_zero_layers_start_at_zero(layer):
     params = layer(4, zero=True).init(jax.random.key(0), jnp.zeros((1, 8, 8, 4)))
     assert not any(p.any() for p in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_dropout_is_flax_s(dtype):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 6)), dtype)
+    key = jax.random.key(3)
+    with jax.enable_x64(False):
+        expected = nn.Dropout(0.3, deterministic=False).apply({}, x, rngs={"dropout": key})
+    found = Dropout(0.3).apply({}, x, rngs={"dropout": key})
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == dtype and 0.5 < (np.asarray(found, np.float32) != 0).mean() < 0.9
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(Dropout(0.3).apply({}, x, rngs={"dropout": key}), expected)
+
+
+def test_no_dropout_draws_nothing():
+    np.testing.assert_array_equal(Dropout(0.0).apply({}, jnp.ones(3)), jnp.ones(3))

@@ -57,7 +57,7 @@ def test_an_accelerator_that_is_not_used_is_warned_of(caplog, monkeypatch, smi, 
     smi(f"| Driver Version: 1.2   CUDA Version: {cuda} |")
     assert warnings(caplog) == []
     monkeypatch.delenv("JAX_PLATFORMS")
-    assert warnings(caplog) == [f"an NVIDIA GPU is present but jax does not see it: install marble[{extra}]"]
+    assert warnings(caplog) == [f"an NVIDIA GPU is present but jax does not see it: install marble-diffusion[{extra}]"]
 
 
 def test_a_driver_that_fails_is_not_warned_of(caplog, monkeypatch, smi):
@@ -73,7 +73,7 @@ def test_a_tpu_that_is_not_used_is_warned_of(caplog, monkeypatch, smi, pattern):
     smi(None)
     monkeypatch.delenv("JAX_PLATFORMS")
     monkeypatch.setattr(devices.glob, "glob", lambda asked: ["one"] if asked == pattern else [])
-    assert warnings(caplog) == ["a TPU is present but jax does not see it: install marble[tpu]"]
+    assert warnings(caplog) == ["a TPU is present but jax does not see it: install marble-diffusion[tpu]"]
 
 
 @pytest.mark.parametrize("text", [None, "CUDA Version: 12.9", "CUDA Version: 13.1", "CUDA Version: 10.2", "N/A"])

@@ -22,7 +22,9 @@ def test_what_is_no_name_is_refused_with_one_that_is(name):
 
 def test_without_libtpu_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs libtpu, which is not installed: pip install 'marble\[tpu\]'"):
+    with pytest.raises(
+        InputError, match=r"needs libtpu, which is not installed: pip install 'marble-diffusion\[tpu\]'"
+    ):
         topology.tpu_devices("v5e:2x4")
 
 

@@ -22,7 +22,8 @@ def pipeline(seed=1, num_classes=None, label_dropout=0.0, **options):
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
-    params = tree.unflatten([x + 0.05 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
+    added = [0.05 * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
+    params = tree.unflatten(map(jnp.add, leaves, added))
     codec = Identity(ImageSpec(shape=(8, 8, 1), levels=17))
     conditioner = Labels(num_classes, label_dropout) if num_classes else Unconditional()
     config = SamplingConfig(batch_size=16)
@@ -54,6 +55,14 @@ def test_the_pixels_come_back_from_a_compressor_of_its_own(compressed, pixels):
     images, exact = lossless.LosslessCompressor(pipeline()).decompress(compressed.data)
     assert exact
     np.testing.assert_array_equal(images, pixels)
+
+
+def test_in_64_bits_the_file_is_the_same(compressed, pixels, allocation):
+    """JAX_ENABLE_X64 changes neither the program nor the coefficients of the chain."""
+    with jax.enable_x64(True):
+        wide = lossless.LosslessCompressor(pipeline())
+        assert wide.compress(pixels, allocation, seed=7).data == compressed.data
+        np.testing.assert_array_equal(wide.decompress(compressed.data)[0], pixels)
 
 
 def test_the_file_is_little_more_than_its_ideal_length(compressed):

@@ -1,10 +1,12 @@
 """Time grids against the figures of the codes that made them known."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 
-from marble.diffusion import cosine, edm, linear, rectified_flow, rescale_zero_terminal_snr
+from marble.diffusion import cosine, edm, linear, rectified_flow, rescale_zero_terminal_snr, scaled_linear
 from marble.errors import InputError
 from marble.sampling import levels, section_timesteps, times, timesteps
 
@@ -45,6 +47,40 @@ def test_spacings_of_fifty_steps():
     # Lin et al. 2024, table 2, counted from 0.
     ends = {name: timesteps(1000, 50, name)[[0, 1, -2, -1]].tolist() for name in ("leading", "trailing", "linspace")}
     assert ends == {"leading": [980, 960, 20, 0], "trailing": [999, 979, 39, 19], "linspace": [999, 979, 20, 0]}
+
+
+def test_leading_goes_by_the_whole_stride():
+    # diffusers: (np.arange(0, n) * (T // n)).round(), here with a T that n does not divide.
+    assert timesteps(1000, 30, "leading")[[0, 1, -1]].tolist() == [29 * 33, 28 * 33, 0]
+    assert timesteps(1000, 30, "trailing")[[0, 1, 2, -1]].tolist() == [999, 966, 932, 32]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "arguments", "warning"),
+    [
+        (linear(), (1, "leading"), "starts at t=0, where 100 % of the image is left, .* trailing or linspace"),
+        (linear(), (2, "leading"), "starts at t=500, where 28 % of the image is left"),
+        (linear(), (3, "leading"), None),  # 666: 11 %
+        (linear(), (1, "trailing"), None),
+        (linear(), (1, "linspace"), None),
+        (linear(100), (5, "linspace"), None),  # the schedule has no noisier level
+        (scaled_linear(), (20, "leading"), None),  # Stable Diffusion's
+        (cosine(), (1, "leading"), "starts at t=0, where 100 %"),
+        (cosine(), (4, "leading"), "starts at t=750, where 38 %"),
+        (edm(), (5, "karras"), None),
+        (rescale_zero_terminal_snr(linear()), (5, "linspace"), None),
+    ],
+)
+def test_a_grid_that_starts_where_an_image_is_left_is_warned_of(schedule, arguments, warning, caplog):
+    levels(schedule, *arguments)
+    assert bool(caplog.messages) == (warning is not None)
+    if warning:
+        assert re.search(warning, caplog.messages[0])
+
+
+def test_a_sigma_max_that_is_too_low_is_warned_of(caplog):
+    levels(linear(), 5, "karras", sigma_max=1.0)
+    assert re.search("where 71 % of the image is left.*: raise sigma_max", caplog.messages[0])
 
 
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])

@@ -28,6 +28,21 @@ def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path):
     assert lines(tmp_path) == [{"step": 10, "loss": 1.0}]
 
 
+def test_what_is_no_number_is_null(tmp_path):
+    """A line of a version that wrote NaN is written anew too."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": NaN}\n')
+    writer = MetricsWriter(str(tmp_path), step=1)
+    writer.write(2, {"loss": float("nan"), "grad_norm": float("inf"), "images_per_second": 3.0})
+    writer.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert lines(tmp_path) == [
+        {"step": 1, "loss": None},
+        {"step": 2, "loss": None, "grad_norm": None, "images_per_second": 3.0},
+    ]
+    assert MetricsWriter(str(tmp_path), step=2).has(2, "loss")
+
+
 @pytest.mark.parametrize("line", [b"\xff", b'{"step": "2"}', b'{"step": null}', b"[]", b"{}"])
 def test_a_damaged_line_is_dropped(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 10, "loss": 1.0}\n' + line + b'\n{"step": 20, "loss": 2.0}\n')

@@ -11,12 +11,12 @@ fewer images than the split has "test[NUM]", beside what the whole split gave.
 
 import json
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
 
+from marble import strict_json
 from marble.cli.flags import parse, refuse, require
 from marble.errors import InputError
 from marble.schema import nearest
@@ -143,14 +143,5 @@ def keep(directory: str, metric: str, split: str, found: Mapping[str, Any]) -> s
         kept = {**kept, metric: {**kept.get(metric, {}), split: found}}
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}): move it away") from error
-    replace_text(path, json.dumps(without_nan(kept), indent=1) + "\n")
+    replace_text(path, strict_json.dumps(kept, indent=1) + "\n")
     return str(path)
-
-
-def without_nan(value: Any) -> Any:
-    """The value with null in place of nan, which JSON does not have: the standard error of one image."""
-    if isinstance(value, Mapping):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -12,10 +12,12 @@ from ml_collections import ConfigDict, config_flags
 from marble.config import flat
 from marble.errors import InputError
 from marble.schema import nearest
-from marble.storage import check_reachable, is_remote
+from marble.storage import expanded, is_remote, run_path
 
 RUNS = ("workdir", "guide")
 """The flags that name a run's folder, which may be in a bucket."""
+FILES = ("out", "input", "init_image", "mask", "interpolate")
+"""Those that name other files and folders, one or several."""
 
 
 def parse(command: str, doc: str, argv: list[str], define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
@@ -35,8 +37,11 @@ def parse(command: str, doc: str, argv: list[str], define: Callable[[flags.FlagV
     for name in values:
         if values[name].value == "":
             raise InputError(f"--{name} is empty: give a value, or leave it out")
-        if name in RUNS and values[name].value is not None:
-            check_reachable(f"--{name}", values[name].value)
+        given = values[name].value
+        if name in RUNS and given is not None:
+            values[name].value = run_path(f"--{name}", given)
+        if name in FILES and given is not None:
+            values[name].value = expanded(given) if isinstance(given, str) else [expanded(path) for path in given]
         if name == "out" and is_remote(values.out or ""):
             raise InputError(f"--out {values.out} is in a bucket: give a path of this machine, and copy from there")
     if rest:

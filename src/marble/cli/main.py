@@ -39,8 +39,8 @@ asked to stop and saved itself, or that lost another of its processes or its buc
 goes on)."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status."""
+def main(argv: list[str] | None = None, *, is_program: bool = False) -> int:
+    """Runs one command and returns its exit status. Only where this is all of the program may it end the process."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         return fail(f"unknown command {argv[0]!r}; there are: {', '.join(COMMANDS)}", 2)
     log_to_stderr()
     try:
-        return importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
+        command = importlib.import_module(COMMANDS[argv[0]][0])
+        return getattr(command, "program" if is_program else "main", command.main)(argv[1:])
     except InputError as error:
         return fail(error, 2)
     except KeyboardInterrupt:
@@ -86,7 +87,9 @@ def usage() -> str:
 
 def fail(error: object, status: int) -> int:
     """Says what went wrong, on one line."""
-    print("marble:", *(str(error) or repr(error)).split(), file=sys.stderr, flush=True)
+    said = " ".join((str(error) or repr(error)).split())
+    # A file's name need not be UTF-8, and what a notebook has for stderr takes nothing else.
+    print("marble:", said.encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
     return status
 
 
@@ -123,7 +126,7 @@ class BarHandler(logging.Handler):
 def run() -> None:
     """The program: main, without waiting, after a fault, for other processes or threads of a failed save."""
     try:
-        status = main()
+        status = main(is_program=True)
     except Exception:  # any at all: at its exit Python would wait for processes that wait for this one
         traceback.print_exc()
         status = 1

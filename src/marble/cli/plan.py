@@ -10,12 +10,12 @@ come in seconds. Without --topology it plans for the devices of this machine.
 Exit status 0: it fits. 1: it does not, or what failed is said. 2: wrong usage.
 """
 
-import json
 import logging
 from collections.abc import Iterator
 
 from absl import flags
 
+from marble import strict_json
 from marble.cli.flags import parse, require
 from marble.cli.train import configured
 from marble.errors import InputError
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         use_compilation_cache()
     made = plan(config, devices, image_shape=shape, sampler=values.sampler, cache=compilation_cache())
     found = {"config": values.config, "topology": values.topology, **made.to_dict()}
-    print(json.dumps(found, indent=2) if values.json else "\n".join(table(found)))
+    print(strict_json.dumps(found, indent=2) if values.json else "\n".join(table(found)))
     return 0 if found["fits"] else 1
 
 

@@ -6,7 +6,6 @@ On several hosts run the same command on each: Cloud TPU, GKE and SLURM are foun
 to HOST:PORT of the first, JAX_NUM_PROCESSES and JAX_PROCESS_ID. The workdir is the first one's, or a bucket (gs://).
 """
 
-import json
 import logging
 import os
 import shlex
@@ -15,6 +14,7 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
+from marble import strict_json
 from marble.cli.flags import check_writable, overridden, parse, require
 from marble.config import load_config
 from marble.errors import EXIT_RESTART, InputError
@@ -40,7 +40,13 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Trains, and returns the exit status."""
+    """Trains, and returns the exit status; a process that is asked to stop is its caller's to end."""
+    with Interruption(ends_process=False) as interruption:
+        return _train(argv, interruption)
+
+
+def program(argv: list[str]) -> int:
+    """The same for a process that does nothing else: asked to stop, it ends as soon as all is saved."""
     with Interruption() as interruption:  # before the imports of seconds that follow
         return _train(argv, interruption)
 
@@ -56,7 +62,7 @@ def _train(argv: list[str], interruption: Interruption) -> int:
         check_writable("workdir", values.workdir)
     config = configured(values.config, changes)
     if values.print_config:
-        print(json.dumps(config.to_dict(), indent=2))
+        print(strict_json.dumps_config(config.to_dict(), indent=2))
         return 0
     if config.training.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
@@ -72,7 +78,9 @@ def _train(argv: list[str], interruption: Interruption) -> int:
     except Interrupted as interrupted:
         logger.warning("%s", interrupted)
         sys.stderr.flush()
-        os._exit(EXIT_RESTART)  # an abandoned computation may run on, and must not be waited for
+        if interruption.ends_process:
+            os._exit(EXIT_RESTART)  # an abandoned computation may run on, and must not be waited for
+        return EXIT_RESTART
     if is_first():
         logger.info("done; sample it with: marble sample --workdir %s", shlex.quote(values.workdir))
     return 0

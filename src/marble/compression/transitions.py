@@ -8,6 +8,7 @@ where the three coefficients are those of q(x_s | x_t, x_0). The deviation is by
 is predicted to be at the end of the range, as backgrounds are, is known better than one in its middle.
 """
 
+import jax
 import numpy as np
 
 from marble.diffusion import Gaussian, Schedule
@@ -40,5 +41,6 @@ def reverse(*, x_0: np.ndarray, deviation: np.ndarray, x_t: np.ndarray, schedule
 
 def coefficients(schedule: Schedule, t: int, s: int) -> tuple[float, float, float]:
     """(of_x_t, of_x_0, variance) of q(x_s | x_t, x_0) from step t to a lower step s, as Python's floats."""
-    of_x_t, of_x_0, variance = q_posterior_coefficients(schedule.level(t), schedule.level(s))
+    with jax.enable_x64(False):  # files depend on every bit: no more of them where jax can have them
+        of_x_t, of_x_0, variance = q_posterior_coefficients(schedule.level(t), schedule.level(s))
     return float(of_x_t), float(of_x_0), float(variance)

@@ -65,7 +65,9 @@ class Labels:
         """The labels, in training each replaced by the null class with probability label_dropout."""
         label = batch["label"]
         if train:
-            is_null = jax.vmap(lambda k: jax.random.bernoulli(k, self.label_dropout))(example_keys(key, batch))
+            is_null = jax.vmap(lambda k: jax.random.bernoulli(k, jnp.float32(self.label_dropout)))(
+                example_keys(key, batch)
+            )
             label = jnp.where(is_null, self.num_classes, label)
         return {"label": label}
 

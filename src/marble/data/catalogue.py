@@ -13,6 +13,7 @@ from pathlib import Path
 from marble.data.download import PUBLISHED
 from marble.data.folder import digest, list_folder
 from marble.errors import InputError
+from marble.storage import check_utf8
 
 EMBEDDED = "digits"
 FOLDER = "image_folder"
@@ -41,7 +42,9 @@ def data_root(data_dir: str | Path | None) -> Path:
     """The folder of all prepared data sets: $TFDS_DATA_DIR or ~/tensorflow_datasets where none is given."""
     if data_dir == "":
         raise InputError("the data_dir is empty: give the folder where data sets are kept, or leave it out")
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().absolute()
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().absolute()
+    check_utf8("the data folder", str(root))
+    return root
 
 
 def copy_directory(root: Path, name: str, key: str) -> Path:

@@ -37,5 +37,5 @@ def to_uint8(x: Array, levels: int) -> Array:
 
 def flip(images: Array, keys: Array) -> Array:
     """Images [b h w c], each mirrored left to right with probability 1/2 drawn from its own key [b]."""
-    mirrored = jax.vmap(jax.random.bernoulli)(keys)  # [b]
+    mirrored = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(0.5)))(keys)  # [b]
     return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1, :], images)

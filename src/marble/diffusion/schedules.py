@@ -26,6 +26,13 @@ from marble.typing import Array, Level
 LOWEST_LOG_SNR = -80.0
 """In place of minus infinity, where a schedule ends without any image: interpolation needs a number."""
 
+MOST_IMAGE = 0.2
+"""So much of an image may be left, by ``image_left``, where sampling starts from pure noise.
+
+N(0, I) in the place of q(x_t | x_0) costs about alpha² / 2 nats a dimension: here 0.03 bits. Published schedules end
+below 0.1; Stable Diffusion's, which has the most, at 0.068.
+"""
+
 
 class NoiseSchedule(Protocol):
     """What all schedules, in steps or in continuous time, can do."""
@@ -98,6 +105,11 @@ class Schedule(NamedTuple):
 def variance_preserving(t: Array, log_snr: Array) -> Level:
     """The level with alpha² + sigma² = 1 of a log-SNR: alpha² = sigmoid(log_snr), sigma² = sigmoid(-log_snr)."""
     return Level(t, jnp.exp(0.5 * -jnp.logaddexp(0.0, -log_snr)), jnp.exp(0.5 * -jnp.logaddexp(0.0, log_snr)))
+
+
+def image_left(level: Level) -> Array:
+    """alpha / sqrt(alpha² + sigma²): 1 where there is no noise, 0 where nothing else is."""
+    return level.alpha / np.hypot(level.alpha, level.sigma)
 
 
 def from_betas(betas: np.ndarray) -> Schedule:

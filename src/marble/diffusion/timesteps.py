@@ -20,8 +20,8 @@ UNIFORM_SHARE = 1e-3
 def uniform(keys: Array, num_train_timesteps: int | None) -> Array:
     """t [b] ~ Uniform{0..T-1} or, for T None, Uniform[0, 1), each from its own key of keys [b] (Ho et al., Alg. 1)."""
     if num_train_timesteps is None:
-        return jax.vmap(jax.random.uniform)(keys)
-    return jax.vmap(lambda key: jax.random.randint(key, (), 0, num_train_timesteps))(keys)
+        return jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))(keys)
+    return jax.vmap(lambda key: jax.random.randint(key, (), 0, num_train_timesteps, jnp.int32))(keys)
 
 
 def low_discrepancy(key: Array, index: Array, batch_size: int, num_train_timesteps: int | None) -> Array:
@@ -30,7 +30,8 @@ def low_discrepancy(key: Array, index: Array, batch_size: int, num_train_timeste
     index [b] are the images' positions i in the global batch of B = batch_size, key the batch's. Each t is uniform,
     and together they are spread evenly, which lowers the variance of the batch's loss.
     """
-    place = jnp.mod(jax.random.uniform(key) + index / batch_size, 1.0)
+    start = jax.random.uniform(key, dtype=jnp.float32)
+    place = jnp.mod(start + index.astype(start.dtype) / batch_size, 1.0)
     if num_train_timesteps is None:
         return place
     return jnp.minimum((place * num_train_timesteps).astype(jnp.int32), num_train_timesteps - 1)
@@ -47,7 +48,8 @@ class LossHistory(NamedTuple):
     @classmethod
     def empty(cls, num_train_timesteps: int) -> "LossHistory":
         """No losses."""
-        return cls(jnp.zeros((num_train_timesteps, HISTORY)), jnp.zeros(num_train_timesteps, jnp.int32))
+        losses = jnp.zeros((num_train_timesteps, HISTORY), jnp.float32)
+        return cls(losses, jnp.zeros(num_train_timesteps, jnp.int32))
 
     def probabilities(self) -> Array:
         """p_t [T] ~ sqrt(E[L_t²]), mixed with a little of the uniform (Nichol & Dhariwal 2021, eq. 18).
@@ -78,6 +80,6 @@ def importance(keys: Array, history: LossHistory) -> tuple[Array, Array]:
     """
     probabilities = history.probabilities()
     ends = jnp.cumsum(probabilities)
-    place = jax.vmap(jax.random.uniform)(keys) * ends[-1]
+    place = jax.vmap(lambda key: jax.random.uniform(key, dtype=ends.dtype))(keys) * ends[-1]
     t = jnp.minimum(jnp.searchsorted(ends, place, side="right"), len(ends) - 1).astype(jnp.int32)
     return t, 1 / (len(ends) * probabilities[t])

@@ -71,6 +71,23 @@ class GroupNorm(nn.Module):
         return jnp.repeat(of_groups, c // self.num_groups, axis=-1)
 
 
+class Dropout(nn.Module):
+    """x [b ... c] / (1 - rate) or 0, each number with probability rate (Srivastava et al. 2014); 0 draws nothing.
+
+    It draws what ``nn.Dropout`` does, in float32 whatever jax's default is, from the ``dropout`` stream.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if self.rate == 0:
+            return x
+        kept = 1.0 - self.rate
+        is_kept = jax.random.bernoulli(self.make_rng("dropout"), jnp.float32(kept), x.shape)
+        return jnp.where(is_kept, x / kept, 0)
+
+
 def check_groups(channels: int, num_groups: int) -> None:
     """InputError unless the channels can be split into that many equal groups."""
     if channels % num_groups:

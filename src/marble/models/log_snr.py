@@ -44,7 +44,7 @@ class LearnedMonotone(nn.Module):
             raise InputError(f"diffusion.features={self.features} must be at least 1")
         rise = Monotone(self.features, name="shape")
         t = jnp.asarray(t)
-        start, here, end = rise(jnp.zeros(())), rise(t), rise(jnp.ones(()))
+        start, here, end = rise(jnp.zeros((), t.dtype)), rise(t), rise(jnp.ones((), t.dtype))
         return _between(self, (here - start) / (end - start))
 
 
@@ -69,6 +69,6 @@ def _between(module: LearnedLinear | LearnedMonotone, progress: Array) -> Array:
     high, low = module.log_snr_max, module.log_snr_min
     if not low < high:
         raise InputError(f"diffusion.log_snr_min={low} must be below log_snr_max={high}")
-    start = module.param("log_snr_max", nn.initializers.constant(high), ())
-    fall = module.param("fall", nn.initializers.constant(high - low), ())
+    start = module.param("log_snr_max", nn.initializers.constant(high), (), jnp.float32)
+    fall = module.param("fall", nn.initializers.constant(high - low), (), jnp.float32)
     return start - jnp.abs(fall) * progress

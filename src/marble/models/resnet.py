@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from marble.models.layers import GroupNorm, conv, dense
+from marble.models.layers import Dropout, GroupNorm, conv, dense
 from marble.typing import Array
 
 
@@ -29,7 +29,7 @@ class ResBlock(nn.Module):
         if emb is not None:
             h = h + dense(self.features, dtype=self.dtype, name="emb")(nn.swish(emb))[:, None, None]
         h = nn.swish(GroupNorm(self.num_groups, dtype=self.dtype, name="norm_1")(h))
-        h = nn.Dropout(self.dropout, deterministic=False)(h)
+        h = Dropout(self.dropout)(h)
         h = conv(self.features, zero=True, dtype=self.dtype, name="conv_1")(h)
         if x.shape[-1] != self.features:
             x = dense(self.features, dtype=self.dtype, name="shortcut")(x)

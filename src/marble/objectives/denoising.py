@@ -111,5 +111,5 @@ def own_estimate(
 
 def shown_to_half(estimate: Array, keys: Array) -> Array:
     """The estimates [b ...], each or zeros with probability one half, from its own key of keys [b]."""
-    is_shown = jax.vmap(jax.random.bernoulli)(keys)
+    is_shown = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(0.5)))(keys)
     return jnp.where(is_shown.reshape(-1, *[1] * (estimate.ndim - 1)), estimate, 0.0)

@@ -20,7 +20,13 @@ from marble.diffusion.timesteps import LossHistory
 from marble.errors import InputError
 from marble.models import LearnedLinear, LearnedMonotone, UNet
 from marble.objectives.denoising import diffusion_loss_fn
-from marble.objectives.diffusion_config import FIXED, DiffusionConfig, DiffusionTrainingConfig, check_words
+from marble.objectives.diffusion_config import (
+    FIXED,
+    DiffusionConfig,
+    DiffusionTrainingConfig,
+    check_words,
+    warn_of_image_left,
+)
 from marble.objectives.draws import empty_sums, log_by_t
 from marble.objectives.learned_schedule import CURVE, schedule_of, variational_loss_fn
 from marble.objectives.objective import DTYPES, Given
@@ -149,6 +155,8 @@ class Diffusion:
             self_conditioning=training.self_conditioning,
             sampler=sampler,
         )
+        if not built.learns_schedule:
+            warn_of_image_left(schedule, given.training.num_steps)
         return built
 
     @property
@@ -183,14 +191,18 @@ class Diffusion:
 
     def model_inputs(self) -> tuple[Any, ...]:
         """Arguments of the model for one image."""
-        return jnp.zeros((1, *self.codec.spec.shape)), jnp.zeros(1, jnp.int32), self.conditioner.null(1) or None
+        return (
+            jnp.zeros((1, *self.codec.spec.shape), jnp.float32),
+            jnp.zeros(1, jnp.int32),
+            self.conditioner.null(1) or None,
+        )
 
     def init_params(self, key: Array) -> Any:
         """The initial parameters of the model, and of a schedule that is learned."""
         params = self.model.init(key, *self.model_inputs())["params"]
         if not self.learns_schedule:
             return params
-        return {**params, CURVE: self.schedule.init(jax.random.fold_in(key, 1), jnp.zeros(1))["params"]}
+        return {**params, CURVE: self.schedule.init(jax.random.fold_in(key, 1), jnp.zeros(1, jnp.float32))["params"]}
 
     def loss_history(self) -> LossHistory | None:
         """What the state has to remember of losses: something where t is drawn by importance."""

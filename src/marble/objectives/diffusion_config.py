@@ -1,6 +1,7 @@
 """What a config says of diffusion beside schedule and weighting, and which words go together."""
 
 import dataclasses
+import logging
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,9 +9,12 @@ import jax.numpy as jnp
 from marble.diffusion import NoiseSchedule, PredictionType, Schedule, rescale_zero_terminal_snr, weighting
 from marble.diffusion.prediction import coefficients
 from marble.diffusion.process import VarianceType
+from marble.diffusion.schedules import MOST_IMAGE, image_left
 from marble.diffusion.weighting import Weighting
 from marble.errors import InputError
 from marble.objectives.draws import TimestepSampling
+
+logger = logging.getLogger(__name__)
 
 FIXED = ("fixed_small", "fixed_large")
 """The variance types that are no part of training."""
@@ -87,6 +91,29 @@ class DiffusionConfig:
                 f"sampling.variance_type={wanted!r} needs a model trained with diffusion.variance_type={wanted!r}, "
                 f"not {self.variance_type!r}"
             )
+
+
+def warn_of_image_left(schedule: NoiseSchedule, num_steps: int) -> None:
+    """A warning, with what to change, for a run of num_steps on a schedule that ends with much of the image."""
+    total = schedule.num_train_timesteps
+    if total is not None and num_steps < total < 20:
+        return  # a trial of the parts, as the variant smoke is
+    left = image_left(schedule.level(total - 1 if total else 1.0))
+    if left <= MOST_IMAGE:
+        return
+    remedy = "lower its log_snr_min, or raise t_max"
+    if total is not None:
+        factor = 1000 / total
+        scaled = 1 < factor < 1 / max(schedule.betas)
+        betas = f"multiply its betas by {factor:g}, for {total} steps in place of 1000" if scaled else "raise its betas"
+        remedy = f"{betas}; or set rescale_betas_zero_snr=True with prediction_type='v', or beta_schedule"
+        remedy += "='squaredcos_cap_v2'"
+    logger.warning(
+        "the noise schedule ends with %.0f %% of the image, and sampling begins there with pure noise, which the model "
+        "never sees in training: %s",
+        100 * left,
+        remedy,
+    )
 
 
 def check_learned_schedule(weighting_fn: Weighting, *, self_conditioning: bool) -> None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from marble.data.preprocess import example_keys
 from marble.diffusion import timesteps
 from marble.diffusion.timesteps import LossHistory
+from marble.training.state import no_sum
 from marble.typing import Array, Batch
 
 TimestepSampling = Literal["uniform", "low_discrepancy", "importance"]
@@ -37,7 +38,7 @@ class DrawOfT(NamedTuple):
             t = timesteps.low_discrepancy(key, batch["index"], self.batch_size, self.num_train_timesteps)
         else:
             t = timesteps.uniform(example_keys(key, batch), self.num_train_timesteps)
-        return t, jnp.ones(t.shape)
+        return t, jnp.ones(t.shape, jnp.float32)
 
     def metrics(
         self, batch: Batch, t: Array, weights: Array, losses: Array, history: LossHistory | None
@@ -47,7 +48,7 @@ class DrawOfT(NamedTuple):
         The draws are [batch_size], each image at its own position, so that those of micro-batches can be added.
         """
         bin_of_t = (t * NUM_T_BINS // (self.num_train_timesteps or 1)).astype(jnp.int32)
-        bins = jax.nn.one_hot(bin_of_t, NUM_T_BINS) * weights[:, None]
+        bins = jax.nn.one_hot(bin_of_t, NUM_T_BINS, dtype=jnp.float32) * weights[:, None]
         if "mask" in batch:
             bins = bins * batch["mask"][:, None]
         sums = {"loss_by_t": losses @ bins, "count_by_t": bins.sum(0)}
@@ -59,7 +60,7 @@ class DrawOfT(NamedTuple):
 
 def empty_sums() -> dict[str, Array]:
     """The sums of ``DrawOfT.metrics`` over nothing, [NUM_T_BINS] each."""
-    return {"loss_by_t": jnp.zeros(NUM_T_BINS), "count_by_t": jnp.zeros(NUM_T_BINS)}
+    return {"loss_by_t": no_sum(NUM_T_BINS), "count_by_t": no_sum(NUM_T_BINS)}
 
 
 def log_by_t(sums: Mapping[str, Any]) -> dict[str, float]:

@@ -69,7 +69,7 @@ def variational_loss_fn(
         curve_fn = lambda p, t: curve.apply({"params": p}, t)  # noqa: E731
         diffusion = variational_estimate(diffusion_losses, curve_fn, params, t)
         schedule = schedule_of(curve, params)
-        prior = prior_kl_at(schedule.level(jnp.ones(())), x_0) / x_0[0].size
+        prior = prior_kl_at(schedule.level(jnp.ones((), t.dtype)), x_0) / x_0[0].size
         clean_noise = noise_like(example_keys(clean_key, batch), x_0)
         losses = diffusion + prior + reconstruction_loss(schedule, x_0, clean_noise, levels)
         return losses.mean(), draw.metrics(batch, t, ones, losses, None)
@@ -87,7 +87,7 @@ def variational_estimate(diffusion_losses: Any, curve_fn: Any, params: Any, t: A
     shape_held = {**of_curve, **jax.lax.stop_gradient({k: v for k, v in of_curve.items() if k == SHAPE})}
     ends_held = {**jax.lax.stop_gradient(of_curve), **{k: v for k, v in of_curve.items() if k == SHAPE}}
     by_ends, by_shape = (_log_snr_and_slope(curve_fn, p, t) for p in (shape_held, ends_held))
-    ends = tuple(curve_fn(shape_held, jnp.full((), u)) for u in (0.0, 1.0))
+    ends = tuple(curve_fn(shape_held, jnp.full((), u, t.dtype)) for u in (0.0, 1.0))
     inputs = (params, *by_ends, ends)
     losses, pull = jax.vjp(diffusion_losses, *jax.lax.stop_gradient(inputs))
     of_params, of_log_snr, of_slope, of_ends = pull(jnp.ones_like(losses))
@@ -104,7 +104,7 @@ def variational_estimate(diffusion_losses: Any, curve_fn: Any, params: Any, t: A
 
 def reconstruction_loss(schedule: ContinuousSchedule, x_0: Array, noise: Array, levels: int) -> Array:
     """-log p(x_0 | z_0) of each image [b], in nats a dimension: p is N(z_0 / alpha, (sigma / alpha)²) in bins."""
-    level: Level = schedule.level(jnp.zeros(())).like(x_0)
+    level: Level = schedule.level(jnp.zeros((), x_0.dtype)).like(x_0)
     ratio = level.sigma / level.alpha
     return -mean_of_image(discretised_gaussian_log_prob(x_0, x_0 + ratio * noise, ratio**2, levels))
 

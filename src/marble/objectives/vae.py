@@ -17,6 +17,7 @@ from marble.parallel import DeviceMapping
 from marble.pipelines import VAEPipeline, VAESamplingConfig
 from marble.sampling import noise_like
 from marble.schema import Reading, Section
+from marble.training.state import no_sum
 from marble.training.step import LossFn
 from marble.typing import Array, Batch, ImageSpec
 
@@ -64,7 +65,7 @@ class VariationalAutoencoder:
 
     def model_inputs(self) -> tuple[Any, ...]:
         """Arguments of the model for one image."""
-        return (jnp.zeros((1, *self.image.shape)),)
+        return (jnp.zeros((1, *self.image.shape), jnp.float32),)
 
     def init_params(self, key: Array) -> Any:
         """The model's initial parameters."""
@@ -80,7 +81,7 @@ class VariationalAutoencoder:
 
     def sums(self) -> Mapping[str, Array]:
         """The metrics of the loss over nothing."""
-        return {name: jnp.zeros(()) for name in ("reconstruction", "kl", "count")}
+        return {name: no_sum() for name in ("reconstruction", "kl", "count")}
 
     def log(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """The two parts of the loss."""
@@ -129,7 +130,7 @@ def vae_loss_fn(model: VAE, likelihood: vae.Likelihood, levels: int, *, train: b
         log_likelihood = likelihood.objective(x, *apply("decode", z), levels).sum(axis=(1, 2, 3))
         bits = 1 / (math.log(2) * math.prod(x.shape[1:]))
         reconstruction, kl = -log_likelihood * bits, vae.prior_kl(encoding) * bits
-        mask = batch.get("mask", jnp.ones(x.shape[0]))
+        mask = batch.get("mask", jnp.ones(x.shape[0], jnp.float32))
         sums = {"reconstruction": reconstruction @ mask, "kl": kl @ mask, "count": mask.sum()}
         return -vae.elbo(log_likelihood, encoding).mean() * bits, sums
 

@@ -9,6 +9,7 @@ from marble.parallel.mapping import (
     check_divides,
     fetch,
 )
+from marble.parallel.precision import in_32_bits, in_bits_of_params
 
 __all__ = [
     "DeviceMapping",
@@ -19,6 +20,8 @@ __all__ = [
     "compiler_options",
     "explained_memory_error",
     "fetch",
+    "in_32_bits",
+    "in_bits_of_params",
     "log_devices",
     "use_compilation_cache",
 ]

@@ -14,7 +14,7 @@ from platform import machine
 import jax
 
 from marble.errors import RunError
-from marble.storage import check_reachable
+from marble.storage import check_reachable, expanded
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def log_devices() -> None:
     extra = accelerator_extra()
     if extra:
         what = "a TPU" if extra == "tpu" else "an NVIDIA GPU"
-        logger.warning("%s is present but jax does not see it: install marble[%s]", what, extra)
+        logger.warning("%s is present but jax does not see it: install marble-diffusion[%s]", what, extra)
 
 
 def accelerator_extra() -> str | None:
@@ -79,7 +79,7 @@ def use_compilation_cache() -> None:
     They are found by their text, the versions and the device.
     """
     cache = compilation_cache()
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR", "~").startswith("~"):  # jax reads it, and takes a ~ for a folder
         jax.config.update("jax_compilation_cache_dir", cache)
 
 
@@ -88,9 +88,10 @@ def compilation_cache() -> str | None:
 
     InputError for a bucket that this program can't reach.
     """
-    check_reachable("JAX_COMPILATION_CACHE_DIR", os.environ.get("JAX_COMPILATION_CACHE_DIR", ""))
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.join(home, "marble", "xla", _machine())) or None
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    cache = expanded(os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.join(home, "marble", "xla", _machine())))
+    check_reachable("JAX_COMPILATION_CACHE_DIR", cache)
+    return cache or None
 
 
 def _machine() -> str:

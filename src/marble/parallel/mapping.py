@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from marble.errors import InputError
 from marble.parallel.devices import compiler_options
+from marble.parallel.precision import in_bits_of_params
 from marble.parallel.sharding import spec_by_path
 from marble.typing import Array, Batch
 
@@ -153,7 +154,7 @@ class MeshMapping:
         """What ``compile_step`` compiles."""
         layout = (self.layout(state), self.everywhere)
         options = compiler_options(gradients=True, platform=self.devices[0].platform)
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=layout, compiler_options=options)
+        jitted = jax.jit(in_bits_of_params(step), donate_argnums=0, out_shardings=layout, compiler_options=options)
         return jitted.lower(state, batches, key)
 
     def compile_rows(self, function: Callable[..., Any], *, out_axes: Any = 0, static: Sequence[str] = ()) -> Any:
@@ -173,7 +174,7 @@ class MeshMapping:
             return function(self._whole(params), *rest, **keywords)
 
         options = compiler_options(gradients=False, platform=self.devices[0].platform)
-        return jax.jit(gathered, static_argnames=static, compiler_options=options)
+        return jax.jit(in_bits_of_params(gathered), static_argnames=static, compiler_options=options)
 
     def compile_sums(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """function(params, batch, ...) of sums over images, as one of the sums over the whole batch."""
@@ -267,7 +268,7 @@ class PmapMapping:
         return lambda params, batch, *rest: jax.device_get(program(len(rest))(params, batch, *rest))
 
     def _pmapped(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        return jax.pmap(function, AXIS, devices=self.devices, **options)
+        return jax.pmap(in_bits_of_params(function), AXIS, devices=self.devices, **options)
 
     @property
     def _num_processes(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
+from marble import strict_json
 from marble.parallel.chips import chip
 from marble.parallel.hlo import Module
 from marble.storage import replace_text, store_errors
@@ -56,7 +57,7 @@ def figures_of(lowered: jax.stages.Lowered, devices: Sequence[jax.Device], cache
     if path is not None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_text(path, json.dumps(figures._asdict()))
+            replace_text(path, strict_json.dumps(figures._asdict()))
         except (OSError, *store_errors()) as error:
             logger.warning("what was found is not kept in %s (%s)", path.parent, error)
     return figures

@@ -35,7 +35,7 @@ def tpu_devices(name: str) -> tuple[jax.Device, ...]:
     if found is None:
         raise InputError(f"--topology {name} is no TPU's name: write GENERATION:SIZE, such as {SPELLING}")
     if importlib.util.find_spec("libtpu") is None:
-        raise InputError(f"--topology {name} needs libtpu, which is not installed: pip install 'marble[tpu]'")
+        raise InputError(f"--topology {name} needs libtpu, which is not installed: pip install 'marble-diffusion[tpu]'")
     generation, size = found.groups()
     chips = [int(length) for length in size.split("x")]
     options = {"chip_config_name": CHIP_CONFIGS[generation]} if generation in CHIP_CONFIGS else {}

@@ -11,14 +11,15 @@ import numpy as np
 from marble.conditioning import NOTHING_ASKED, Codec, Conditioner, Request
 from marble.diffusion import NoiseSchedule, PredictionType, denoiser
 from marble.errors import InputError
-from marble.parallel import DeviceMapping, ParallelConfig
+from marble.parallel import DeviceMapping, ParallelConfig, in_32_bits
+from marble.pipelines.copies import Copyable
 from marble.pipelines.guidance import Guidance, check_guide
 from marble.pipelines.rows import checked_times, image_indices, whole
 from marble.pipelines.settings import SamplingConfig
 from marble.typing import Array, Context, DenoiseFn, ImageSpec, Level, Prediction
 
 
-class TrainedDenoiser:
+class TrainedDenoiser(Copyable):
     """A network with its parameters, its schedule and what it is told: the part of a pipeline that is no sampler.
 
     ``params`` and ``apply`` are public; ``pipe.apply(params, x_t, t, context)`` is the network, a pure function.
@@ -132,6 +133,7 @@ class TrainedDenoiser:
             raise InputError("no number of sampling steps: in continuous time give steps, or set sampling.num_steps")
         return steps
 
+    @in_32_bits
     def grid(self, num_steps: int, params: Any = None) -> Level:
         """The levels of that many steps, padded so that other numbers are the same program.
 

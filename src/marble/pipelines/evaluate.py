@@ -150,7 +150,8 @@ class Program:
         if self.pipe.schedule.num_train_timesteps is not None:
             decoder = DECODERS[self.decoder]
             return bound_terms(ticking, self.pipe.schedule, **given, variance_type=self.variance_type, decoder=decoder)
-        offset = lambda k: jax.vmap(jax.random.uniform)(fold_keys(keys, k))  # noqa: E731
+        uniform = jax.vmap(lambda key: jax.random.uniform(key, dtype=x_0.dtype))
+        offset = lambda k: uniform(fold_keys(keys, k))  # noqa: E731
         return continuous_bound_terms(ticking, self.pipe.schedule, **given, num_steps=CONTINUOUS_POINTS, offset=offset)
 
     def _flow(
@@ -158,7 +159,8 @@ class Program:
     ) -> Array:
         level, shape = self.pipe.schedule.level_at(ends(self.pipe.schedule)[0]), x_0.shape[1:]
         if self.flow.dequantisation == "uniform":
-            within = jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-1, maxval=1))(fold_keys(keys, 0))
+            uniform = jax.vmap(lambda key: jax.random.uniform(key, shape, x_0.dtype, minval=-1, maxval=1))
+            within = uniform(fold_keys(keys, 0))
             x_t = level.alpha * (x_0 + within / (self.pipe.image.levels - 1))
         else:
             x_t = level.alpha * x_0 + level.sigma * noise

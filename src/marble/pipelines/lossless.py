@@ -21,7 +21,7 @@ from tqdm import tqdm
 from marble.compression import Allocation, Chain, Header, allocate, bound_bits, decode, encode, read, write
 from marble.compression.format import HASH_BYTES
 from marble.errors import InputError
-from marble.parallel import compiler_options, fetch
+from marble.parallel import compiler_options, fetch, in_32_bits
 from marble.pipelines.diffusion import DiffusionPipeline
 from marble.pipelines.rows import check_seed, integer_images
 
@@ -59,7 +59,7 @@ class LosslessCompressor:
         shape = jax.ShapeDtypeStruct((BATCH_SIZE, *self.image.shape), jnp.float32)
         options = compiler_options(gradients=False)
         jitted = jax.jit(network, compiler_options=options)
-        lowered = jitted.lower(self._params, shape, jax.ShapeDtypeStruct((), jnp.int32))
+        lowered = in_32_bits(jitted.lower)(self._params, shape, jax.ShapeDtypeStruct((), jnp.int32))
         self._network = lowered.compile()
         device = jax.local_devices()[0]
         libraries = [f"{name} {version(name)}" for name in LIBRARIES]

@@ -16,6 +16,7 @@ from marble.data.preprocess import to_float, to_uint8
 from marble.errors import InputError
 from marble.models import VAE
 from marble.parallel import DeviceMapping, ParallelConfig
+from marble.pipelines.copies import Copyable
 from marble.pipelines.measured import Measured, MeasureOptions, num_images
 from marble.pipelines.rows import batches, fitting_batch_size, image_indices, integer_images, whole
 from marble.pipelines.tally import Estimate, standard_error
@@ -37,7 +38,7 @@ class VAESamplingConfig:
             raise InputError(f"sampling.batch_size={self.batch_size} must be at least 1")
 
 
-class VAEPipeline:
+class VAEPipeline(Copyable):
     """A variational autoencoder with its parameters: sample, encode, decode, reconstruct, bits_per_dim.
 
     Images that go in are integers at the data's levels, 0..levels-1, [n h w c], as data sets give them; images that
@@ -176,13 +177,12 @@ class VAEPipeline:
 
     def _draw(self, params: Any, batch: dict[str, Array], seed: Array) -> Array:
         z_keys, pixel_keys = jnp.moveaxis(jax.vmap(jax.random.split)(image_keys(seed, batch["index"])), 1, 0)
-        z = noise_like(z_keys, jnp.zeros((len(z_keys), self.model.latent_size)))
+        z = noise_like(z_keys, jnp.zeros((len(z_keys), self.model.latent_size), jnp.float32))
         mean, log_scale = self._apply(params, "decode", z)
         if self.config.pixels == "mean":
             return mean
-        return mean + jnp.exp(log_scale) * jax.vmap(lambda key: self.likelihood.standard(key, mean.shape[1:]))(
-            pixel_keys
-        )
+        standard = jax.vmap(lambda key: self.likelihood.standard(key, mean.shape[1:], mean.dtype))
+        return mean + jnp.exp(log_scale) * standard(pixel_keys)
 
     def _measure(self, params: Any, batch: dict[str, Array], seed: Array, num_samples: Array) -> dict[str, Array]:
         x, keys = to_float(batch["image"], self.image.levels), image_keys(seed, batch["index"])
@@ -195,7 +195,7 @@ class VAEPipeline:
             weight = vae.log_weight(log_likelihood, encoding, noise)
             return sums[0] + log_likelihood, jnp.logaddexp(sums[1], weight)
 
-        zeros = jnp.zeros(x.shape[0])
+        zeros = jnp.zeros(x.shape[0], x.dtype)
         log_likelihoods, log_weights = jax.lax.fori_loop(0, num_samples, add, (zeros, zeros - jnp.inf))
         reconstruction, kl = -log_likelihoods / num_samples, vae.prior_kl(encoding)
         return {

@@ -40,7 +40,7 @@ class FromImage(NamedTuple):
         # The loop has brought the noise to the size of the first level, which is not 1 on every path.
         size = jnp.hypot(self.start.alpha, self.start.sigma)
         start = self.start._replace(sigma=self.start.sigma / size).like(noise)
-        return start.alpha * self.x_0 + start.sigma * noise
+        return start.alpha * jnp.asarray(self.x_0, noise.dtype) + start.sigma * noise
 
 
 class Inpainting(NamedTuple):
@@ -82,8 +82,8 @@ class Inpainting(NamedTuple):
 
     def _with_known(self, x: Array, level: Level, keys: Array) -> Array:
         """x with the known pixels from q(x_t | x_0) at that level."""
-        level = level.like(x)
-        return jnp.where(self.is_known, level.alpha * self.x_0 + level.sigma * noise_like(keys, x), x)
+        level, x_0 = level.like(x), jnp.asarray(self.x_0, x.dtype)
+        return jnp.where(self.is_known, level.alpha * x_0 + level.sigma * noise_like(keys, x), x)
 
 
 def _back_to(level_t: Level, level_s: Level, x_s: Array, keys: Array) -> Array:

@@ -4,6 +4,7 @@ By the time: linspace, leading, trailing.  By the noise: karras, even in (sigma 
 kinds are for schedules in steps and in continuous time, where the step t = T - 1 is the time 1.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
@@ -11,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marble.diffusion.schedules import LOWEST_LOG_SNR, NoiseSchedule, Schedule
+from marble.diffusion.schedules import LOWEST_LOG_SNR, MOST_IMAGE, NoiseSchedule, Schedule, image_left
 from marble.errors import InputError
 from marble.typing import Array, Level
+
+logger = logging.getLogger(__name__)
 
 TimestepSpacing = Literal["linspace", "leading", "trailing", "karras", "log_snr"]
 
@@ -35,10 +38,11 @@ def timesteps(
 ) -> np.ndarray:
     """The num_steps timesteps to visit, from noisy to clean: integers in 0..T-1, falling.
 
-    linspace has both ends, 0 and T - 1 (Nichol & Dhariwal 2021); leading and trailing go by the stride T / num_steps
-    from 0 up, without T - 1, and from T - 1 down, without 0 (Lin et al. 2024, table 2). All are the full grid for
-    num_steps = T. steps_offset is added to those of leading: Stable Diffusion has 1. InputError for num_steps outside
-    1..T, an offset that leads out of 0..T-1, or a spacing that is none of the three.
+    linspace has both ends, 0 and T - 1 (Nichol & Dhariwal 2021). leading goes from 0 up by the whole stride
+    T // num_steps, as Stable Diffusion does; trailing from T - 1 down by T / num_steps, each step rounded (Lin et al.
+    2024, table 2). All are the full grid for num_steps = T. steps_offset is added to those of leading: Stable Diffusion
+    has 1. InputError for num_steps outside 1..T, an offset that leads out of 0..T-1, or a spacing that is none of the
+    three.
     """
     check_steps(num_train_timesteps, num_steps)
     count = np.arange(num_steps)
@@ -97,7 +101,8 @@ def levels(
     Several num_steps are so many in each of as many equal parts: ``section_timesteps``, which has a spacing of its own.
     The spacings karras (with rho) and log_snr go from the noise-to-signal ratio sigma_max to sigma_min, by default the
     ends of the schedule. With length, the arrays are padded to [length + 1] with further clean levels, so that grids of
-    different num_steps fit one compiled sampler. float32 arrays on the host. InputError for values out of range.
+    different num_steps fit one compiled sampler. float32 arrays on the host. InputError for values out of range. A
+    warning where much of the image is left at the first level, at which sampling begins with pure noise.
     """
     total = schedule.num_train_timesteps
     if isinstance(num_steps, Sequence):
@@ -117,7 +122,29 @@ def levels(
         case _:
             steps = timesteps(total, num_steps, spacing, steps_offset=steps_offset)
             grid = _of_steps(schedule, steps)
+    _warn_of_image(schedule, grid, spacing)
     return _ended(grid, 1 + (0 if length is None else length - num_steps))
+
+
+def _warn_of_image(schedule: NoiseSchedule, grid: Level, spacing: TimestepSpacing) -> None:
+    """A warning where sampling would start from pure noise at a level that has much image, and could start noisier."""
+    left = image_left(jax.tree.map(lambda table: table[0], grid))
+    if left <= MOST_IMAGE:
+        return
+    total = schedule.num_train_timesteps
+    end = _of_steps(schedule, [total - 1]) if total else _float64(schedule.level, np.array([1.0]))
+    if left > 1.01 * image_left(end)[0]:
+        by_noise = spacing in ("karras", "log_snr")
+        remedy = "raise sigma_max" if by_noise else "take more steps, or the spacing trailing or linspace"
+        logger.warning(
+            "timestep_spacing=%r with %d steps starts at t=%g, where %.0f %% of the image is left, and sampling begins "
+            "there with pure noise: %s",
+            spacing,
+            len(grid.t),
+            round(float(grid.t[0]), 2),
+            100 * left,
+            remedy,
+        )
 
 
 def _of_steps(schedule: Schedule, steps: np.ndarray) -> Level:

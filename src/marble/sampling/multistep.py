@@ -38,14 +38,14 @@ class History(NamedTuple):
 
     def push(self, value: Array, lambda_t: Array) -> "History":
         """The memory after one more step, without the oldest prediction."""
-        lambda_t = jnp.asarray(lambda_t, jnp.result_type(float))
-        values = (value, *self.values)[: len(self.values)]
-        return History(self.index + 1, self.num_steps, values, (lambda_t, *self.lambdas)[: len(self.lambdas)])
+        values, lambdas = (value, *self.values), (lambda_t, *self.lambdas)
+        kept = [jnp.asarray(new, old.dtype) for new, old in zip(lambdas, self.lambdas, strict=False)]
+        return History(self.index + 1, self.num_steps, values[: len(self.values)], tuple(kept))
 
 
 def no_history(x: Array, num_steps: int | Array, length: int) -> History:
     """The memory before the first step, with room for ``length`` predictions like x."""
-    nowhere = jnp.zeros((), jnp.result_type(float))
+    nowhere = jnp.zeros((), jnp.promote_types(x.dtype, jnp.float32))
     index, num_steps = jnp.zeros((), jnp.int32), jnp.asarray(num_steps, jnp.int32)
     return History(index, num_steps, (jnp.zeros_like(x),) * length, (nowhere,) * length)
 

@@ -68,7 +68,8 @@ class ODE(NamedTuple):
         return Pace(jnp.full(images, FIRST_STEP, jnp.promote_types(x.dtype, jnp.float32)), jnp.zeros(images, jnp.int32))
 
     def step(self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: Pace, keys: Array) -> Step:
-        first = jnp.zeros((), jnp.result_type(float) if self.schedule.num_train_timesteps is None else jnp.int32)
+        continuous = self.schedule.num_train_timesteps is None
+        first = jnp.zeros((), jnp.promote_types(x.dtype, jnp.float32) if continuous else jnp.int32)
         to_clean = level_s.sigma == 0
         end = jax.tree.map(lambda a, b: jnp.where(to_clean, a, b), self.schedule.level(first), level_s)
         x_s, x_0, pace = self.solve(denoise_fn, level_t, end, x, carry)

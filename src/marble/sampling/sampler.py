@@ -7,14 +7,14 @@ whatever else is in its batch.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from marble.errors import InputError
-from marble.typing import Array, Context, DenoiseFn, Level, coefficient_like
+from marble.typing import Array, Context, DenoiseFn, Level, Prediction, coefficient_like
 
 Number = float | Array
 """A setting of a sampler that may be traced: another value is the same program."""
@@ -83,6 +83,7 @@ def sample(
     num_steps: int | Array | None = None,
     num_frames: int = 0,
     self_conditioning: bool = False,
+    dtype: Any = jnp.float32,
 ) -> Array | tuple[Array, Frames]:
     """Images [b, *shape] ~ p(x_0), from x_T ~ N(0, I) along the levels: one compiled loop.
 
@@ -90,13 +91,14 @@ def sample(
     noise [b, *shape], of the size of N(0, I), takes the place of what is drawn by the keys for x_T.
     num_steps <= N, which may be traced, walks the first num_steps + 1 levels only: with a padded grid, any number of
     steps is one program. With num_frames > 0, at most the number of steps, returns (images, Frames). With
-    self_conditioning the context has the last step's ``x_0``, at first zeros (Chen et al. 2022). Can be jitted, vmapped
-    and sharded. Raises InputError for more steps than levels, or more frames than steps, where these are known.
+    self_conditioning the context has the last step's ``x_0``, at first zeros (Chen et al. 2022). dtype is that of x, of
+    its noise, and of what the sampler sees of a prediction. Can be jitted, vmapped and sharded. Raises InputError for
+    more steps than levels, or more frames than steps, where these are known.
     """
     count = levels.alpha.shape[0] - 1 if num_steps is None else num_steps
     if not isinstance(count, jax.core.Tracer):
         _check_counts(int(count), levels.alpha.shape[0] - 1, num_frames)
-    x = noise_like(fold_keys(keys, 0), jnp.zeros((keys.shape[0], *shape))) if noise is None else noise
+    x = noise_like(fold_keys(keys, 0), jnp.zeros((keys.shape[0], *shape), dtype)) if noise is None else noise
     first = _at(levels, 0)
     # All the noise of the first level where alpha = 1. Where alpha² + sigma² = 1 but for rounding, exactly 1.
     size = jnp.hypot(first.alpha, first.sigma)
@@ -104,11 +106,14 @@ def sample(
     stack = jnp.zeros((num_frames, *x.shape), x.dtype)
     frames = Frames(x=stack, x_0=stack) if num_frames else None
 
+    def asked(x_t: Array, level: Level, context: Context | None) -> Prediction:
+        return jax.tree.map(lambda leaf: leaf.astype(x_t.dtype), denoise_fn(x_t, level, context))
+
     def body(i, state):
         x, x_0, carry, frames = state
         told = {**(context or {}), "x_0": x_0} if self_conditioning else context
         step = sampler.step(
-            partial(denoise_fn, context=told), _at(levels, i), _at(levels, i + 1), x, carry, fold_keys(keys, i + 1)
+            partial(asked, context=told), _at(levels, i), _at(levels, i + 1), x, carry, fold_keys(keys, i + 1)
         )
         slot = i * num_frames // count  # of the steps that share a frame the last one stays
         if frames is not None:

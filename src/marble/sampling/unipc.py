@@ -64,7 +64,7 @@ class UniPC(NamedTuple):
             raise InputError(f"UniPC of order {self.order}: give 1, 2 or 3")
         if self.variant not in ("bh1", "bh2"):
             raise InputError(f"UniPC variant {self.variant!r} is not one of bh1, bh2")
-        sigma = jnp.ones((), jnp.result_type(float))
+        sigma = jnp.ones((), jnp.promote_types(x.dtype, jnp.float32))
         return Memory(no_history(x, num_steps, length=self.order), x, sigma, jnp.zeros((), jnp.int32))
 
     def step(self, denoise_fn: DenoiseFn, level_t: Level, level_s: Level, x: Array, carry: Memory, keys: Array) -> Step:

@@ -13,6 +13,7 @@ from typing import Protocol
 from etils import epath
 from tensorboardX import SummaryWriter
 
+from marble import strict_json
 from marble.parallel.hosts import is_first
 from marble.storage import StoredText, copy_files, is_remote, replace_text
 
@@ -74,8 +75,8 @@ class MetricsWriter:
         return (step, name) in self._written
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line, on the disk when this returns, so that no checkpoint is ahead of its metrics."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        """One line, on the disk when this returns, so that no checkpoint is ahead of its metrics. NaN becomes null."""
+        self._file.write(strict_json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
         self._written.update((step, name) for name in metrics)
         if not isinstance(self._file, StoredText):
@@ -126,5 +127,5 @@ def keep_lines_until(path: epath.Path, step: int) -> list[dict]:
         except (ValueError, TypeError, KeyError):
             logger.warning("dropped a line of %s that is damaged: %.40r", path, line)
     kept = [line for line in kept if line["step"] <= step]
-    replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+    replace_text(path, "".join(strict_json.dumps(line) + "\n" for line in kept))
     return kept

@@ -17,9 +17,14 @@ Window = Mapping[str, Array]
 Part of the state, so that a resumed run logs the same numbers."""
 
 
+def no_sum(*shape: int) -> Array:
+    """Zeros, for sums to be added to, float32 whatever is computed in."""
+    return jnp.zeros(shape, jnp.float32)
+
+
 def empty_window(sums: Window) -> Window:
     """Sums over no step; sums are those of an objective's metrics."""
-    return {"num_steps": jnp.zeros((), jnp.int32), "loss": jnp.zeros(()), "grad_norm": jnp.zeros(()), **sums}
+    return {"num_steps": jnp.zeros((), jnp.int32), "loss": no_sum(), "grad_norm": no_sum(), **sums}
 
 
 class TrainState(struct.PyTreeNode):

@@ -53,7 +53,7 @@ def make_train_step(
             params=params,
             ema_params=ema_update(state.ema_params, params, step=state.step, **ema),
             opt_state=opt_state,
-            window=jax.tree.map(jnp.add, state.window, of_step),
+            window=jax.tree.map(lambda total, new: total + new.astype(total.dtype), state.window, of_step),
             loss_history=None if state.loss_history is None else state.loss_history.updated(**draws),
             power_averages=power_averaged(state.power_averages, params, state.step),
         )
