@@ -159,7 +159,10 @@ def marble_training(params: Any, images: np.ndarray) -> Callable[[], Any]:
     return run
 
 
-def diffusers_training(net: torch.nn.Module, images: np.ndarray) -> Callable[[], Any]:
+def diffusers_training(
+    net: torch.nn.Module, images: np.ndarray, autocast: torch.dtype | None = None
+) -> Callable[[], Any]:
+    """A training step in float32, or with a forward pass of that precision."""
     scheduler = diffusers.DDPMScheduler()
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
     average = torch.optim.swa_utils.AveragedModel(
@@ -170,7 +173,9 @@ def diffusers_training(net: torch.nn.Module, images: np.ndarray) -> Callable[[],
     def run():
         noise = torch.randn_like(x_0)
         t = torch.randint(0, 1000, (len(x_0),), device=x_0.device)
-        loss = torch.nn.functional.mse_loss(net(scheduler.add_noise(x_0, noise, t), t).sample, noise)
+        with torch.autocast(x_0.device.type, autocast, enabled=autocast is not None):
+            eps = net(scheduler.add_noise(x_0, noise, t), t).sample
+        loss = torch.nn.functional.mse_loss(eps.float(), noise)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)

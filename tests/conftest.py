@@ -1,9 +1,12 @@
-"""Every test runs on 8 virtual CPU devices, with implicit rank promotion an error."""
+"""Every test runs on 8 virtual CPU devices, with implicit rank promotion an error.
+
+Those marked ``device`` run on an accelerator too: MARBLE_TEST_PLATFORM=cuda pytest -m device, and likewise tpu.
+"""
 
 import os
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_PLATFORMS"] = ",".join(dict.fromkeys([os.environ.get("MARBLE_TEST_PLATFORM", "cpu"), "cpu"]))
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["NPROC"] = "64"  # XLA's threads: with as many as devices, two programs with collectives can lock
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"

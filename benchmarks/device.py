@@ -1,0 +1,131 @@
+"""What marble does on this machine's accelerator: one program, that writes each result as it has it.
+
+    python benchmarks/device.py --out DIR [--minutes 8] [--only PART ...] [--smoke]
+    python benchmarks/device.py --report DIR ...
+
+Parts, in this order:
+
+    machine    devices, versions, the measured matrix peak in bfloat16 and float32 (TF32 on a GPU), memory bandwidth
+    train      the CIFAR-10 network: float32 and bfloat16, batch 128 and 512, 1 and 16 steps a call
+    sample     256 images by 1000 steps, 64 by 20
+    peer       diffusers' UNet2DModel beside ours, in turns: eager and torch.compile, training and sampling
+    theory     the tests marked ``device``: formulas, samplers and images beside the CPU's, runs bit for bit
+    profile    the ten longest kernels of a training step
+    digits     configs/digits.py from start to end
+
+Each part is a process of its own, which ends with the part: what hangs is stopped, and what fails is written down while
+the rest goes on. DIR/results.jsonl has a line a result. --smoke makes everything tiny, for a CPU. --report makes
+benchmarks/results/gpu.md of the results of one run or several, and the README's table.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = {"machine": 45, "train": 170, "sample": 90, "peer": 120, "theory": 90, "profile": 45, "digits": 150}
+"""The most seconds that each part may take, of 8 minutes; more time is more for each."""
+LEAST_SECONDS = 15.0
+"""A part that would have less is left out."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="the folder of the results")
+    parser.add_argument("--minutes", type=float, default=8.0, help="what all parts together may take")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="these parts alone")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, for a CPU")
+    parser.add_argument("--report", nargs="+", type=Path, metavar="DIR", help="make the pages of these results")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.report:
+        from device_parts import report
+
+        return report.write(options.report, ROOT)
+    if options.out is None:
+        parser.error("--out is missing: give a folder for the results")
+    if options.part:
+        return run_part(options)
+    return run_all(options)
+
+
+def run_all(options: argparse.Namespace) -> int:
+    """Every part in a process of its own, within the time; 0 when none failed."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    begun, failed = time.monotonic(), []
+    for name in [name for name in PARTS if name in (options.only or PARTS)]:
+        left = 60 * options.minutes - (time.monotonic() - begun)
+        limit = min(left, PARTS[name] * options.minutes / 8)
+        if limit < LEAST_SECONDS:
+            say(options.out, name, left_out=f"{left:.0f} s were left")
+            continue
+        if not run_child(options, name, limit):
+            failed.append(name)
+    say(options.out, "end", seconds=round(time.monotonic() - begun, 1), failed=failed)
+    return 1 if failed else 0
+
+
+def run_child(options: argparse.Namespace, name: str, limit: float) -> bool:
+    """One part, for so many seconds at most; whether it came to its end."""
+    print(f"== {name}, at most {limit:.0f} s", flush=True)
+    words = [sys.executable, __file__, "--part", name, "--out", str(options.out), "--seconds", str(limit)]
+    # PyTorch needs room on the same GPU, and peaks are to be seen.
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
+    began = time.monotonic()
+    log = options.out / f"{name}.log"
+    with open(log, "w") as file:
+        child = subprocess.Popen(
+            [*words, *(["--smoke"] if options.smoke else [])],
+            env=environment,
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = child.wait(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, 9)
+            child.wait()
+            say(options.out, name, stopped=f"after {limit:.0f} s; what it had found stays")
+            return True
+    seconds = round(time.monotonic() - began, 1)
+    if status:
+        tail = log.read_text(errors="replace").splitlines()[-12:]
+        say(options.out, name, failed=f"status {status}", log=tail, seconds=seconds)
+        return False
+    say(options.out, name, done=True, seconds=seconds)
+    return True
+
+
+def run_part(options: argparse.Namespace) -> int:
+    """One part in this process."""
+    deadline = time.monotonic() + options.seconds
+    module = importlib.import_module(f"device_parts.{options.part}")
+    module.run(
+        tell=lambda **row: say(options.out, options.part, **row),
+        seconds_left=lambda: deadline - time.monotonic(),
+        smoke=options.smoke,
+        out=options.out.resolve(),
+    )
+    return 0
+
+
+def say(out: Path, part: str, **row: object) -> None:
+    """A line of results.jsonl, on the disk when this returns."""
+    line = json.dumps({"part": part, **row})
+    print(line[:300], flush=True)
+    with open(out / "results.jsonl", "a") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The parts of benchmarks/device.py: each has run(tell, seconds_left, smoke, out)."""

@@ -1,0 +1,37 @@
+"""Sampling with the CIFAR-10 network, of random weights: what is drawn does not change how long it takes."""
+
+import time
+
+import jax
+
+from device_parts.common import experiment, peak_memory
+
+SETTINGS = [
+    # precision, sampler, images, steps
+    ("bfloat16", "ancestral", 256, 1000),
+    ("bfloat16", "dpm_solver_2m", 64, 20),
+    ("float32", "ancestral", 256, 1000),
+]
+SHORTEST = 25.0
+
+
+def run(tell, seconds_left, smoke, out):
+    for dtype, sampler, num, steps in [("float32", "ancestral", 8, 5)] if smoke else SETTINGS:
+        setting = dict(dtype=dtype, sampler=sampler, images=num, steps=steps)
+        if not smoke and seconds_left() < SHORTEST:
+            tell(**setting, left_out=f"{seconds_left():.0f} s were left")
+            continue
+        built = experiment(dtype, num, smoke)
+        pipe = built.pipeline(jax.jit(built.init_params)(), mapping=built.parallel.open(tuple(jax.devices()[:1])))
+        took = []
+        for seed in range(3 if smoke or steps < 100 else 2):
+            began = time.perf_counter()
+            pipe.sample(num, steps=steps, seed=seed, sampler=sampler)
+            took.append(time.perf_counter() - began)
+        tell(
+            **setting,
+            images_per_second=round(num / min(took[1:]), 2),
+            seconds=round(min(took[1:]), 3),
+            first_call_seconds=round(took[0], 1),
+            peak_bytes=peak_memory(),
+        )
