@@ -18,7 +18,7 @@ from marble.experiments import DataConfig, Experiment
 from marble.objectives.diffusion import Diffusion
 from marble.objectives.objective import Given, Objective
 from marble.objectives.vae import VariationalAutoencoder
-from marble.parallel import ParallelConfig, hosts, in_32_bits
+from marble.parallel import ParallelConfig, agreement, in_32_bits
 from marble.schema import Reading, Section, bind, look_up, merged, schema, unknown_key
 from marble.storage import run_path
 from marble.training import post_hoc_ema
@@ -226,7 +226,7 @@ def load_params(
         return found
 
     if step is None:  # the first process says, for which is the newest may change while they read
-        step = hosts.from_first(newest)
+        step = agreement.from_first(newest)
     if state is None:
         state = checkpoint.restore(workdir, step, {field: shapes})
     return step, experiment, state[field]

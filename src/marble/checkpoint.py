@@ -23,7 +23,7 @@ from etils import epath
 
 from marble.errors import InputError, RestartError, RunError
 from marble.parallel import fetch
-from marble.parallel.hosts import is_first
+from marble.parallel.agreement import is_first
 from marble.storage import is_remote, listed, may_pass, move_folder, store_errors
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import numpy as np
 
 from marble import builders
 from marble.errors import InputError
-from marble.parallel import DeviceMapping, fetch, hosts
+from marble.parallel import DeviceMapping, agreement, fetch
 from marble.schema import nearest
 from marble.storage import is_remote
 from marble.training.state import TrainState
@@ -37,8 +37,8 @@ def with_parameters_of(state: TrainState, source: str, mapping: DeviceMapping, *
         found = merged(host.params, saved, partial=partial, name=source)
         logger.info("beginning with the averaged parameters of step %d of %s", step, workdir)
 
-    hosts.from_first(read)
-    params = hosts.arrays_from_first(found, host.params)
+    agreement.from_first(read)
+    params = agreement.arrays_from_first(found, host.params)
     averages = state.power_averages and (params,) * len(state.power_averages)
     return mapping.place(host.replace(params=params, ema_params=params, power_averages=averages))
 

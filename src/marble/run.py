@@ -18,7 +18,7 @@ from marble.data.sources import Source
 from marble.errors import InputError
 from marble.experiments import Experiment
 from marble.init_from import with_parameters_of
-from marble.parallel import DeviceMapping, check_divides, explained_memory_error, hosts, in_32_bits
+from marble.parallel import DeviceMapping, agreement, check_divides, explained_memory_error, hosts, in_32_bits
 from marble.pipelines.pictures import save_png
 from marble.storage import check_bucket, run_path
 from marble.training.interruption import Interruption
@@ -66,7 +66,7 @@ def run(
 def _run(
     config: ml_collections.ConfigDict, directory: str, interruption: Interruption, profile: Profile | None
 ) -> TrainState:
-    hosts.from_first(lambda: check_bucket(directory))
+    agreement.from_first(lambda: check_bucket(directory))
     source = builders.data_config(config).open()
     image = ImageSpec(shape=tuple(source.image_shape), levels=source.levels)
     experiment = builders.build(config, image, class_names=source.class_names)
@@ -77,15 +77,15 @@ def _run(
     init = experiment.init_state
     jax.eval_shape(init)  # a model that does not fit the images fails here, before anything is written
     facts = workdir.DataFacts(image, dict(source.splits), source.originals, source.class_names)
-    hosts.check_same("data", repr(facts))
+    agreement.check_same("data", repr(facts))
     if "label" in experiment.objective.keys and source.class_names:
         listed = [f"{number} {name}" for number, name in enumerate(source.class_names[:MOST_CLASSES])]
         more = ["..."] if source.num_classes > MOST_CLASSES else []
         logger.info("%d classes: %s", source.num_classes, ", ".join([*listed, *more]))
-    for line in hosts.from_first(lambda: workdir.check(directory, config.to_dict(), facts, builders.as_now)):
+    for line in agreement.from_first(lambda: workdir.check(directory, config.to_dict(), facts, builders.as_now)):
         logger.info("changed since this run began: %s", line)
     with contextlib.ExitStack() as held:
-        hosts.from_first(lambda: held.enter_context(workdir.locked(directory)))
+        agreement.from_first(lambda: held.enter_context(workdir.locked(directory)))
         state = restore_or_init(directory, init, mapping)
         start_step = int(state.step)
         if config.init_from is not None and start_step == 0:
@@ -95,7 +95,7 @@ def _run(
                 f"{directory} is at step {start_step}, past training.num_steps={experiment.training.num_steps}: "
                 "raise that"
             )
-        hosts.from_first(lambda: workdir.remember(directory, config.to_dict(), facts))
+        agreement.from_first(lambda: workdir.remember(directory, config.to_dict(), facts))
         return train(
             workdir=directory,
             config=experiment.training,
@@ -205,11 +205,11 @@ def sample_grid(experiment: Experiment, directory: str) -> Callable[[Any, int], 
 
     def sample(params: Any, step: int) -> None:
         path = epath.Path(directory) / "samples" / f"{step:07d}.png"
-        if hosts.from_first(path.exists):
+        if agreement.from_first(path.exists):
             return
         shown = experiment.objective.examples(NUM_SAMPLES)
         images = pipeline.sample(NUM_SAMPLES, seed=experiment.seed, params=params, **shown)
-        if hosts.is_first():
+        if agreement.is_first():
             path.parent.mkdir(parents=True, exist_ok=True)
             save_png(path, images)
 

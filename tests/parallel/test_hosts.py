@@ -128,11 +128,7 @@ def test_other_errors_stay_as_they_are(table, error):
     assert caught.value is error
 
 
-def test_one_process_decides_alone():
-    assert hosts.from_first(lambda: [1]) == [1]
-    assert hosts.StopVote()(True) and not hosts.StopVote()(False)
-    assert hosts.arrays_from_first({"x": 3}, None) == {"x": 3}
-    hosts.wait_for_all("nothing")
+def test_one_process_is_its_own_roll():
     (row,) = hosts.call_roll(config="abc")
     assert row.process == 0 and row.devices == "8 x cpu"
 

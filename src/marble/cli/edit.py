@@ -63,7 +63,7 @@ def check(values: flags.FlagValues) -> bool:
 
 def edited(pipe: Any, values: flags.FlagValues) -> np.ndarray:
     """uint8 [num h w c]: images made from those that the flags name."""
-    from marble.parallel.hosts import is_first
+    from marble.parallel.agreement import is_first
     from marble.pipelines import editing
     from marble.pipelines.image_files import read_pictures
 

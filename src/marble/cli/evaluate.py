@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
 def measure(values: flags.FlagValues, flow: Any) -> int:
     """Evaluates in all processes; the first one writes what they found."""
     from marble import builders, run, workdir
-    from marble.parallel import explained_memory_error, hosts
+    from marble.parallel import agreement, explained_memory_error
     from marble.pipelines.measured import MeasureOptions
 
     config, data = workdir.recall(values.workdir)
@@ -90,8 +90,8 @@ def measure(values: flags.FlagValues, flow: Any) -> int:
         refuse(values, FLAGS_OF.get(name, (name,)), reason)
     options = MeasureOptions(values.num, values.seed, values.batch_size, values.variance_type, values.decoder, flow)
     with explained_memory_error():
-        found = pipe.measure(examples, options, progress=hosts.is_first())
-    if not hosts.is_first():
+        found = pipe.measure(examples, options, progress=agreement.is_first())
+    if not agreement.is_first():
         return 0
     settings = {
         "step": step,

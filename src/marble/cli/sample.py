@@ -55,13 +55,13 @@ def main(argv: list[str]) -> int:
     edits = edit.check(values)
     written = ["samples.png", "samples.npz", *(["trajectory.gif"] if values.gif else [])]
     check_writable("out", values.out, written)
-    from marble.parallel import hosts, use_compilation_cache
+    from marble.parallel import agreement, hosts, use_compilation_cache
     from marble.pipelines import pictures
 
     use_compilation_cache()
     with hosts.joined(command=" ".join(argv)):
         drawn = draw(values, edits)
-    if not hosts.is_first():
+    if not agreement.is_first():
         return 0
     images, frames = drawn if values.gif else (drawn, None)
     out = Path(values.out)
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
 def draw(values: flags.FlagValues, edits: bool) -> Any:
     """The images that were asked for, and with --gif the frames; in several processes, each has all."""
     from marble.builders import load
-    from marble.parallel import explained_memory_error, hosts
+    from marble.parallel import agreement, explained_memory_error
 
     pipe = load(
         values.workdir,
@@ -102,7 +102,7 @@ def draw(values: flags.FlagValues, edits: bool) -> Any:
             guidance_rescale=values.guidance_rescale,
             eta=values.eta,
             num_frames=NUM_FRAMES if values.gif else 0,
-            progress=hosts.is_first(),
+            progress=agreement.is_first(),
         )
 
 

@@ -67,7 +67,7 @@ def _train(argv: list[str], interruption: Interruption) -> int:
     if config.training.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     from marble.parallel import use_compilation_cache
-    from marble.parallel.hosts import is_first
+    from marble.parallel.agreement import is_first
     from marble.run import run
     from marble.training.operation import Profile
 

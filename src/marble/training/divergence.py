@@ -4,7 +4,7 @@ import math
 
 from marble import checkpoint
 from marble.errors import RunError
-from marble.parallel import hosts
+from marble.parallel import agreement
 from marble.training.state import TrainState
 
 SET_ASIDE = "checkpoints-diverged"
@@ -36,7 +36,7 @@ class Divergence:
     def _way_back(self, last_good: int) -> str:
         """What there is to go on from, when all was finite until step last_good."""
         self._checkpoints.wait()
-        newest, aside = hosts.from_first(lambda: self._newest_good(last_good))
+        newest, aside = agreement.from_first(lambda: self._newest_good(last_good))
         moved = f" (those after it are in {SET_ASIDE})" if aside else ""
         if newest is None:
             return f"there is no checkpoint from before it{moved}: begin again in another workdir. {REMEDY}"

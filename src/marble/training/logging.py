@@ -14,7 +14,7 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from marble import strict_json
-from marble.parallel.hosts import is_first
+from marble.parallel.agreement import is_first
 from marble.storage import StoredText, copy_files, is_remote, replace_text
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from marble import checkpoint
 from marble.errors import InputError
-from marble.parallel import DeviceMapping, fetch, hosts
+from marble.parallel import DeviceMapping, agreement, fetch
 from marble.training.divergence import Divergence
 from marble.training.interruption import Interrupted, Interruption
 from marble.training.logging import Writer, open_writer
@@ -110,9 +110,9 @@ def restore_or_init(workdir: str, init: Callable[[], TrainState], mapping: Devic
         logger.info("going on from the checkpoint of step %d", step)
         return step
 
-    if hosts.from_first(restored_step) is None:
+    if agreement.from_first(restored_step) is None:
         return mapping.init(init)
-    return mapping.place(hosts.arrays_from_first(found, shapes))
+    return mapping.place(agreement.arrays_from_first(found, shapes))
 
 
 def call_lengths(step: int, config: TrainingConfig) -> Iterator[int]:
@@ -149,7 +149,11 @@ def train(
     step = int(state.step)
     lengths = list(call_lengths(step, config))
     progress = tqdm(
-        total=config.num_steps, initial=step, unit="step", disable=None if hosts.is_first() else True, smoothing=0.05
+        total=config.num_steps,
+        initial=step,
+        unit="step",
+        disable=None if agreement.is_first() else True,
+        smoothing=0.05,
     )
     keep = dict(keep=config.keep_checkpoints, keep_every_hours=config.keep_every_hours)
     with (
@@ -162,7 +166,7 @@ def train(
         logger.info("compiling the training step")
         compiled, first = compile_calls(run_steps, state, batches, key, lengths, mapping, interruption)
         floor = step_floor(compiled)
-        stopwatch, in_flight, to_stop = Stopwatch(), deque(), hosts.StopVote()
+        stopwatch, in_flight, to_stop = Stopwatch(), deque(), agreement.StopVote()
         with interruption.deferred(), Watchdog(hang_seconds, step) as watchdog, profile or contextlib.nullcontext():
             # Those that an interruption cut off.
             if state.power_averages and snapshots.is_due(step):
@@ -195,7 +199,7 @@ def train(
                         checkpoints.save(step, diverged.checked(state))
                     checkpoints.wait()
                     snapshots.wait()
-                    hosts.wait_for_all("saved")
+                    agreement.wait_for_all("saved")
                     raise Interrupted(f"saved step {step}; run the same command to go on")
             checkpoints.wait()
             snapshots.wait()
@@ -230,7 +234,7 @@ def run_hooks(
         jax.block_until_ready(state)  # programs of two threads that wait for one another's devices could lock
     patience = HOOK_PATIENCE if jax.process_count() > 1 else 0.0
     with watchdog.paused():
-        if due(step, config.eval_every) and not hosts.from_first(lambda: writer.has(step, HELD_OUT_LOSS)):
+        if due(step, config.eval_every) and not agreement.from_first(lambda: writer.has(step, HELD_OUT_LOSS)):
             finished, loss = interruption.run(lambda: hooks.evaluate(state.ema_params), patience=patience)
             if finished:
                 writer.write(step, {HELD_OUT_LOSS: loss})
@@ -290,7 +294,7 @@ def log_window(
         **({"step_seconds_floor": floor, "share_of_peak": floor / seconds} if floor else {}),
     }
     writer.write(step, metrics)
-    if hosts.is_first():
+    if agreement.is_first():
         at_peak = f", {seconds:.4f} s a step of at least {floor:.4f} s ({floor / seconds:.1%} of peak)" if floor else ""
         logger.info("step %d: loss %.4f, %.0f images/s%s", step, metrics["loss"], config.batch_size / seconds, at_peak)
     return state.replace(window=jax.tree.map(jnp.zeros_like, state.window))

@@ -21,7 +21,7 @@ import numpy as np
 
 from marble import checkpoint
 from marble.errors import InputError
-from marble.parallel import hosts
+from marble.parallel import agreement
 from marble.typing import Array
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class Snapshots:
     def _opened(self) -> set[int]:
         """The steps that are stored. What is there of later ones is of a run that was not kept, and is deleted."""
         if self._writer is None:
-            hosts.from_first(lambda: checkpoint.discard_after(self._folder, self._step))
-            self._stored = set(hosts.from_first(lambda: checkpoint.saved_steps(self._folder)))
+            agreement.from_first(lambda: checkpoint.discard_after(self._folder, self._step))
+            self._stored = set(agreement.from_first(lambda: checkpoint.saved_steps(self._folder)))
             self._writer = checkpoint.CheckpointWriter(self._folder)
         return self._stored
