@@ -1,6 +1,7 @@
 """Checkpoints: exact, verified, and never lost to a damaged file."""
 
 import itertools
+import json
 import logging
 import shutil
 import time
@@ -52,6 +53,22 @@ def test_the_newest_comes_back_exactly(workdir):
     assert_equal(state, jax.device_get(state_at(4)))
 
 
+def test_a_state_of_before_a_field_that_is_empty_comes_back(workdir):
+    """As ``power_averages`` came later than some runs; a field that is not empty is another model's."""
+    named = workdir / "checkpoints" / "4" / "state" / "_METADATA"
+    content = json.loads(named.read_text())
+    (key,) = (key for key in content["tree_metadata"] if "power_averages" in key)
+    del content["tree_metadata"][key]
+    named.write_text(json.dumps(content))
+    step, state, _ = checkpoint.restore_newest(str(workdir), TARGET)
+    assert step == 4
+    assert_equal(state, jax.device_get(state_at(4)))
+    with pytest.raises(InputError, match="power_averages/0/a/bias is absent there"):
+        checkpoint.restore_newest(str(workdir), TARGET.replace(power_averages=(TARGET.params,)))
+    with pytest.raises(InputError, match="params/a/bias is float32.4. there, but absent in this config"):
+        checkpoint.restore_newest(str(workdir), TARGET.replace(params={"a": {"kernel": TARGET.params["a"]["kernel"]}}))
+
+
 def test_a_part_comes_back_alone(workdir):
     _, state, _ = checkpoint.restore_newest(str(workdir), {"ema_params": TARGET.ema_params})
     assert set(state) == {"ema_params"}
@@ -78,8 +95,9 @@ def test_a_save_that_fails_says_whether_to_start_again(tmp_path, monkeypatch, er
 
 
 def flipped(content):
-    position = len(content) // 2
-    return content[:position] + bytes([content[position] ^ 16]) + content[position + 1 :]
+    """With a bit in each of 16 bytes changed: one alone can fall into a word of JSON that nobody reads."""
+    start = len(content) // 2
+    return content[:start] + bytes(byte ^ 16 for byte in content[start : start + 16]) + content[start + 16 :]
 
 
 DAMAGES = {

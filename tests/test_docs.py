@@ -14,6 +14,7 @@ FOLDERS = ("src", "docs", "configs", "launch", "tests", "examples", "benchmarks"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./*-]*\w")
 TOP_LEVEL_FILE = re.compile(r"`([\w.-]+\.(?:md|cfg|toml))`")
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 DOTTED_NAME = re.compile(r"`(marble(?:\.\w+)+)`")
 CODE_OR_MATH = re.compile(r"`[^`\n]*`|\$[^$\n]*\$")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -46,6 +47,12 @@ def missing_paths(text: str) -> list[str]:
 def missing_names(text: str) -> list[str]:
     """The dotted names, `marble.part.thing`, that can't be imported."""
     return sorted(name for name in set(DOTTED_NAME.findall(text)) if not is_importable(name))
+
+
+def missing_tests(text: str) -> list[str]:
+    """The tests, `tests/file.py::test_name`, that are not there."""
+    named = sorted(set(TEST.findall(text)))
+    return [f"{file}::{name}" for file, name in named if f"def {name}(" not in (ROOT / file).read_text()]
 
 
 def is_importable(name: str) -> bool:
@@ -96,6 +103,7 @@ def test_the_sessions_of_a_page_run_and_print_what_it_says(page):
 def test_the_paths_and_names_in_a_page_exist(page):
     assert missing_paths(page.read_text()) == []
     assert missing_names(page.read_text()) == []
+    assert missing_tests(page.read_text()) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)
@@ -119,5 +127,6 @@ def test_these_checks_can_fail(capsys):
     ]
     assert missing_paths("--config configs/nowhere.py:smoke, `NOWHERE.md`") == ["NOWHERE.md", "configs/nowhere.py"]
     assert missing_names("`marble.diffusion.q_sample`, `marble.diffusion.q_nothing`") == ["marble.diffusion.q_nothing"]
+    assert missing_tests("`tests/test_docs.py::test_nothing`") == ["tests/test_docs.py::test_nothing"]
     links = "# A heading\n[a](theory.md) [b](#a-heading) [c](nowhere.md) [d](theory.md#nowhere) [e](https://x.org/y)"
     assert broken_links(ROOT / "docs/theory.md", links) == ["nowhere.md", "theory.md#nowhere"]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from marble import builders, run
-from marble.cli import sample
+from marble.cli import edit, sample
 from marble.cli.flags import parse
 from marble.cli.main import main
 from marble.config import load_config
@@ -41,8 +41,9 @@ def test_a_flag_s_tilde_is_the_home_folder(home, name):
 
 
 def test_so_it_is_in_both_ends_of_an_interpolation(home):
-    values = parse("sample", "", ["--interpolate=~/a.png,b.png"], sample.define)
-    assert values.interpolate == [str(home / "a.png"), "b.png"]
+    for words, second in (["--interpolate", "~/a.png", "~/b, c.png"], "b, c.png"), (["--interpolate=~/a.png,~/b"], "b"):
+        values = parse("sample", "", edit.joined(words), sample.define)
+        assert edit.ends_of(values) == [str(home / "a.png"), str(home / second)]
 
 
 def test_a_run_and_its_config_lie_in_the_home_folder(home):

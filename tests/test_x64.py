@@ -17,7 +17,7 @@ OPTIONS = [*TINY[2:], "--config.model.dropout=0.1", "--config.data.flip=True", "
 SLICE = (
     "tests/data/test_preprocess.py",
     "tests/models/test_layers.py",
-    "tests/pipelines/test_unconditional.py::test_images_are_uint8_at_the_data_s_levels",
+    "tests/pipelines/test_diffusion.py::test_images_are_uint8_at_the_data_s_levels",
     "tests/sampling/test_editing.py::test_no_number_is_drawn_twice",
     "tests/training/test_step.py::test_micro_batches_make_the_same_step[2]",
 )

@@ -31,6 +31,8 @@ def experiment(dtype: str, batch_size: int, smoke: bool) -> Any:
     config = builders.complete(load_config("cifar10:smoke" if smoke else "cifar10"))
     config.model.dtype, config.training.batch_size, config.training.eval_every = dtype, batch_size, 0
     config.sampling.batch_size = batch_size
+    if smoke:  # which compiles in seconds, and has every kind of layer
+        config.model.update(channels=8, channel_mult=(1, 2), num_res_blocks=1, num_groups=4)
     return builders.build(config, CIFAR10)
 
 
@@ -39,13 +41,7 @@ def training(dtype: str, batch_size: int, steps_per_call: int, smoke: bool) -> T
     built = experiment(dtype, batch_size, smoke)
     mapping = built.parallel.open(tuple(jax.devices()[:1]))
     state, key = mapping.init(built.init_state), jax.random.key(1, impl="threefry2x32")
-    shape = (steps_per_call, batch_size)
-    rows = {
-        "image": np.random.default_rng(0).integers(0, 256, (*shape, *CIFAR10.shape), np.uint8),
-        "index": np.broadcast_to(np.arange(batch_size, dtype=np.int32), shape),
-        "label": np.zeros(shape, np.int32),
-    }
-    batches = mapping.put_part(rows, batch_axis=1)
+    batches = mapping.put_part(random_rows(steps_per_call, batch_size), batch_axis=1)
     step = several_steps(make_train_step_of(built, mapping), mapping.scan)
     began = time.perf_counter()
     compiled = mapping.compile_step(step, state, batches, key)
@@ -57,6 +53,32 @@ def training(dtype: str, batch_size: int, steps_per_call: int, smoke: bool) -> T
         return metrics["loss"]
 
     return Training(call, compiled, compile_seconds, mapping)
+
+
+def flops_of_an_image(smoke: bool) -> float:
+    """Operations of a training step for one image, counted in the program as jax hands it to the compiler.
+
+    A compiled program does not tell them everywhere: on a GPU its convolutions are calls of a library.
+    """
+    few = 2
+    built = experiment("float32", few, smoke)
+    loss_fn = built.loss_fn(train=True)
+    batch = jax.tree.map(lambda rows: jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype), random_rows(1, few))
+    key = jax.eval_shape(lambda: jax.random.key(1, impl="threefry2x32"))
+    lowered = jax.jit(jax.grad(lambda *of_step: loss_fn(*of_step)[0])).lower(
+        jax.eval_shape(built.init_params), batch, key
+    )
+    return lowered.cost_analysis()["flops"] / few
+
+
+def random_rows(steps_per_call: int, batch_size: int) -> dict[str, np.ndarray]:
+    """Batches of noise, as the loader gives them."""
+    shape = (steps_per_call, batch_size)
+    return {
+        "image": np.random.default_rng(0).integers(0, 256, (*shape, *CIFAR10.shape), np.uint8),
+        "index": np.broadcast_to(np.arange(batch_size, dtype=np.int32), shape),
+        "label": np.zeros(shape, np.int32),
+    }
 
 
 def median_seconds(call: Callable[[], Any], *, repeats: int = 5, calls: int = 1) -> float:

@@ -119,4 +119,6 @@ def with_table(readme: str, runs: Iterable[Sequence[Row]]) -> str:
     if BEGIN in readme:
         before, rest = readme.split(BEGIN, 1)
         return before + block + rest.split(END, 1)[1]
-    return readme.rstrip() + "\n\n" + block + "\n"
+    before, results, after = readme.partition("## Results\n")
+    chapter, next_one, rest = after.partition("\n## ")
+    return f"{before}{results}{chapter.rstrip()}\n\n{block}\n{next_one}{rest}"

@@ -33,5 +33,5 @@ def run(tell, seconds_left, smoke, out):
             images_per_second=round(num / min(took[1:]), 2),
             seconds=round(min(took[1:]), 3),
             first_call_seconds=round(took[0], 1),
-            peak_bytes=peak_memory(),
+            peak_bytes_so_far=peak_memory(),
         )

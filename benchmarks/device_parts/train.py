@@ -1,6 +1,8 @@
 """Training of the CIFAR-10 network, the most telling setting first."""
 
-from device_parts.common import median_seconds, peak_memory, training
+import json
+
+from device_parts.common import flops_of_an_image, median_seconds, peak_memory, training
 
 SETTINGS = [
     # precision, batch, steps a call
@@ -18,30 +20,38 @@ SHORTEST = 20.0
 
 
 def run(tell, seconds_left, smoke, out):
-    settings = [("float32", 8, 1), ("bfloat16", 8, 2)] if smoke else SETTINGS
+    settings = [("float32", 8, 1), ("bfloat16", 4, 2)] if smoke else SETTINGS
+    flops, peaks = flops_of_an_image(smoke), measured_peaks(out)
+    tell(gigaflops_an_image=round(flops / 1e9, 2))
     for dtype, batch_size, steps_per_call in settings:
         setting = dict(dtype=dtype, batch=batch_size, steps_per_call=steps_per_call)
         if seconds_left() < SHORTEST:
             tell(**setting, left_out=f"{seconds_left():.0f} s were left")
             continue
         try:
-            tell(**setting, **measured(dtype, batch_size, steps_per_call, smoke))
+            found = measured(dtype, batch_size, steps_per_call, smoke)
+            tflops = flops * found["images_per_second"] / 1e12
+            share = round(tflops / peaks[dtype], 3) if dtype in peaks else None
+            tell(**setting, **found, tflops=round(tflops, 2), share_of_measured_peak=share)
         except Exception as error:  # one setting, as for want of memory: the others go on
             tell(**setting, failed=f"{type(error).__name__}: {str(error)[:300]}")
+
+
+def measured_peaks(out) -> dict[str, float]:
+    """TFLOP/s of each precision, that the part ``machine`` has found before."""
+    rows = map(json.loads, (out / "results.jsonl").read_text().splitlines())
+    return {row["dtype"]: row["peak_tflops"] for row in rows if "peak_tflops" in row}
 
 
 def measured(dtype: str, batch_size: int, steps_per_call: int, smoke: bool) -> dict[str, object]:
     found = training(dtype, batch_size, steps_per_call, smoke)
     seconds = median_seconds(found.call, calls=max(1, 8 // steps_per_call)) / steps_per_call
-    flops = (found.compiled.cost_analysis() or {}).get("flops")
     memory = found.compiled.memory_analysis()
     return {
         "images_per_second": round(batch_size / seconds, 1),
         "ms_a_step": round(1000 * seconds, 3),
-        # XLA counts the body of a loop once, so that a program of several steps says what one has.
-        "tflops": None if not flops else round(flops / seconds / 1e12, 2),
         "compile_seconds": round(found.compile_seconds, 1),
-        "peak_bytes": peak_memory(),
+        "peak_bytes_so_far": peak_memory(),
         "program_bytes": memory and memory.temp_size_in_bytes + memory.argument_size_in_bytes,
         "loss": float(found.call()),
     }

@@ -6,6 +6,7 @@ programs may have made, is restored and said to be unverified.
 """
 
 import contextlib
+import dataclasses
 import gc
 import json
 import logging
@@ -177,7 +178,7 @@ def restore(workdir: str, step: int, target: Any) -> Any:
 def _restore(path: epath.Path, target: Any) -> Any:
     expected = _read_checksums(path)
     if expected is not None:
-        _check_same_model(path, expected, _shapes(target))
+        _check_same_model(path, expected, _shapes(target), is_whole=not isinstance(target, Mapping))
     state = _read_state(path, target)
     if expected is None:
         logger.warning("the checkpoint %s has no checksums: it can't be verified", path)
@@ -238,15 +239,20 @@ def _read_checksums(path: epath.Path) -> dict[str, list] | None:
 
 
 def _read_state(path: epath.Path, target: Any) -> Any:
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
-    partial = isinstance(target, Mapping)
-    args = ocp.args.PyTreeRestore(item=target, restore_args=as_numpy, partial_restore=partial)
+    fields = target if isinstance(target, Mapping) else vars(target)
+    # A field that holds nothing may be newer than the checkpoint.
+    wanted = {name: field for name, field in fields.items() if jax.tree.leaves(field)}
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    args = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
     try:
         handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
         with _quiet_failure(), ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
-            return reader.restore(path / STATE, args=args)
+            found = reader.restore(path / STATE, args=args)
     except UNREADABLE as error:
         raise _fault(path, error) from error
+    if not all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found)):
+        raise DamagedCheckpointError(f"the checkpoint {path} is damaged: not all of its arrays are found")
+    return found if isinstance(target, Mapping) else dataclasses.replace(target, **found)
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
@@ -266,13 +272,17 @@ def _fault(path: epath.Path, error: Exception) -> RunError:
     return DamagedCheckpointError(f"the checkpoint {path} is damaged: {_first_line(error)}")
 
 
-def _check_same_model(path: epath.Path, saved: Mapping[str, list], wanted: Mapping[str, list]) -> None:
-    for name, shape in wanted.items():
-        if name not in saved or saved[name][:2] != shape:
-            was = "absent" if name not in saved else f"{saved[name][1]}{saved[name][0]}"
+def _check_same_model(
+    path: epath.Path, saved: Mapping[str, list], wanted: Mapping[str, list], *, is_whole: bool
+) -> None:
+    """InputError, naming a leaf, unless what is wanted is there; of a whole state, and nothing else is."""
+    for name in [*wanted, *(saved if is_whole else ())]:
+        there, here = (leaves[name][:2] if name in leaves else None for leaves in (saved, wanted))
+        if there != here:
+            was, will = ("absent" if shape is None else f"{shape[1]}{shape[0]}" for shape in (there, here))
             raise InputError(
-                f"the checkpoint {path} is of another model: {name} is {was} there, but {shape[1]}{shape[0]} in this "
-                f"config; use the config it was trained with"
+                f"the checkpoint {path} is of another model: {name} is {was} there, but {will} in this config; use the "
+                "config it was trained with"
             )
 
 

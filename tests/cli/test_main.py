@@ -282,7 +282,7 @@ def test_the_file_that_is_wrong_is_named(trained, tmp_path, capsys):
     assert main([*words, "--init_image", str(tmp_path / "images")]) == 2
     assert "b.png is not a readable image (no known format)" in capsys.readouterr().err
     assert main([*words, "--init_image", str(tmp_path / "images" / "a.png"), "--strength", "0.01"]) == 2
-    assert "strength=0.01 of 10 steps makes none: give at least 0.1, or 0" in capsys.readouterr().err
+    assert "strength=0.01 of 10 steps makes none: give at least 0.05, or 0" in capsys.readouterr().err
 
 
 def test_a_folder_in_the_place_of_the_images_is_found_before_sampling(trained, tmp_path, capsys, monkeypatch):

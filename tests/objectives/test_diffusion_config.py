@@ -7,6 +7,7 @@ import pytest
 from marble import builders
 from marble.cli.train import configured
 from marble.config import load_config, shipped_configs
+from marble.objectives.diffusion import SCHEDULES
 from marble.objectives.diffusion_config import warn_of_image_left
 from marble.pipelines import ImageSpec
 
@@ -29,9 +30,9 @@ def test_no_shipped_config_is_warned_of(name, caplog):
     assert not warnings(caplog)
 
 
-@pytest.mark.parametrize("name", [name for name in builders.SCHEDULES if not name.startswith("learned")])
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if not name.startswith("learned")])
 def test_no_published_schedule_is_warned_of(name, caplog):
-    warn_of_image_left(builders.SCHEDULES[name](), num_steps=10**6)
+    warn_of_image_left(SCHEDULES[name](), num_steps=10**6)
     assert not warnings(caplog)
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from marble import builders
-from marble.builders import SAMPLERS, with_schedule
 from marble.cli.train import configured
 from marble.data.declared import declared
 from marble.diffusion import linear
+from marble.objectives.samplers import SAMPLERS, with_schedule
 from marble.parallel import in_32_bits, in_bits_of_params
 from marble.pipelines import ImageSpec
 from marble.plan import batch_shapes

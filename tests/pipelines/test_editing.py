@@ -104,7 +104,7 @@ def test_the_ends_of_an_interpolation_are_the_edited_images_and_its_middle_betwe
     [
         (lambda p: edit(p, IMAGES, 1.5), "strength=1.5 must be between 0"),
         (lambda p: edit(p, IMAGES, float("nan")), "strength=nan"),
-        (lambda p: edit(p, IMAGES, 0.02), "strength=0.02 of 20 steps makes none: give at least 0.05, or 0"),
+        (lambda p: edit(p, IMAGES, 0.02), "strength=0.02 of 20 steps makes none: give at least 0.025, or 0"),
         (lambda p: edit(p, IMAGES[:, :3], 0.5), r"images of shape \[20, 3, 4, 1\]: this model takes \[n 4 4 1\]"),
         (lambda p: edit(p, 3 * IMAGES + 1, 0.5), r"images of float32 .* floats in \[-1, 1\]"),
         (lambda p: edit(p, IMAGES.astype(int), 0.5), "images of int64"),

@@ -7,6 +7,7 @@ import numpy as np
 from absl import flags
 
 from marble.errors import InputError
+from marble.storage import expanded
 
 
 def define(values: flags.FlagValues) -> None:
@@ -34,7 +35,7 @@ def joined(argv: list[str]) -> list[str]:
 def ends_of(values: flags.FlagValues) -> list[str] | None:
     """The two names of --interpolate: two words, which may have commas in them, or one, A,B."""
     found = values.interpolate
-    return found[0].split(",") if found is not None and len(found) == 1 else found
+    return [expanded(end) for end in found[0].split(",")] if found is not None and len(found) == 1 else found
 
 
 def check(values: flags.FlagValues) -> bool:

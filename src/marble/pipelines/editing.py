@@ -138,9 +138,10 @@ def _grid(pipe: DiffusionPipeline, strength: float, steps: int | None) -> tuple[
         raise InputError(f"strength={strength} must be between 0, the image itself, and 1, pure noise")
     num_steps = pipe.num_steps(steps)
     levels = pipe.grid(num_steps)
-    count = round(strength * num_steps)
+    least = 0.5 / num_steps
+    count = max(round(strength * num_steps), int(strength >= least))  # half a step is one
     if count == 0 < strength:
-        raise InputError(f"strength={strength} of {num_steps} steps makes none: give at least {1 / num_steps:g}, or 0")
+        raise InputError(f"strength={strength} of {num_steps} steps makes none: give at least {least:g}, or 0")
     skipped = num_steps - count
     grid = jax.tree.map(lambda table: np.append(table[skipped:], np.repeat(table[-1:], skipped)), levels)
     start = Level(grid.t[0], *np.float32((0, 1) if strength == 1 else (grid.alpha[0], grid.sigma[0])))
