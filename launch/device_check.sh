@@ -7,6 +7,7 @@
 # with. All else comes with the checkout: wheels in .device/wheels, of this checkout too. Copy the checkout, .device
 # included, and run there what is printed; what is installed on the machine is not replaced.
 set -euo pipefail
+# shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$launch/.."
 minutes=8

@@ -33,6 +33,9 @@ REFUSALS = [
     ("gke.sh", ["apply", "--name", "n", "--image", "i", *TRAIN], "--accelerator is missing"),
     ("slurm.sh", ["--nodes", "2", *TRAIN], "--gpus_per_node is missing"),
     ("slurm.sh", ["--nodes", "2", "--gpus_per_node", "8"], "the command to run is missing"),
+    ("device_check.sh", ["--minutes", "some"], "--minutes 'some' is not a whole number"),
+    ("device_check.sh", ["--python", "three"], "--python 'three' is not a version such as 3.12"),
+    ("device_check.sh", TRAIN, "takes no command"),
 ]
 
 
