@@ -20,7 +20,7 @@ from marble.diffusion.process import VarianceType
 from marble.errors import InputError
 from marble.parallel import DeviceMapping
 from marble.pipelines.denoiser import TrainedDenoiser
-from marble.pipelines.evaluate import measured_bound
+from marble.pipelines.evaluate import measured_bound, options_unread
 from marble.pipelines.inversion import inverted
 from marble.pipelines.measured import Measured, MeasureOptions
 from marble.pipelines.programs import Programs, no_names
@@ -180,11 +180,7 @@ class DiffusionPipeline(TrainedDenoiser):
 
     def options_unread(self) -> dict[str, str]:
         """The options of ``measure`` that this model does not read, and why."""
-        if self.schedule.num_train_timesteps is not None:
-            return {}
-        return dict.fromkeys(
-            ("variance_type", "decoder"), "is for schedules in steps, and this model's is in continuous time"
-        )
+        return options_unread(self.schedule)
 
     def measure(self, examples: Examples, options: MeasureOptions, *, progress: bool = False) -> Measured:
         """Bits a dimension of these examples, for ``marble evaluate``; see ``marble.pipelines.bits_per_dim``."""

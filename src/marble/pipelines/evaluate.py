@@ -17,6 +17,7 @@ from marble.data.loader import eval_batches
 from marble.data.preprocess import to_float
 from marble.diffusion import (
     BoundTerms,
+    NoiseSchedule,
     bound_terms,
     continuous_bound_terms,
     discretised_gaussian_log_prob,
@@ -186,6 +187,15 @@ class Program:
             return function(*arguments)
 
         return ticked
+
+
+def options_unread(schedule: NoiseSchedule) -> dict[str, str]:
+    """The options that a model of this schedule does not read, and why."""
+    if schedule.num_train_timesteps is not None:
+        return {}
+    return dict.fromkeys(
+        ("variance_type", "decoder"), "is for schedules in steps, and this model's is in continuous time"
+    )
 
 
 def measured_bound(pipe: Any, examples: Examples, options: MeasureOptions, *, progress: bool) -> Measured:
