@@ -116,6 +116,7 @@ def test_a_stopped_run_in_a_bucket_ends_as_one_in_a_folder(cloud, local, stopped
         assert (epath.Path(workdir) / name).read_bytes() == (local / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_taken(cloud, local, workdir, tmp_path):
     step, before = checkpoint.saved_steps(workdir)
     folder = workdir.removeprefix("gs://bucket/")

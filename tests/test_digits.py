@@ -135,6 +135,19 @@ def test_every_class_has_its_share(generated):
     assert shares.min() >= 0.03
 
 
+def test_held_out_digits_come_back_from_their_noise(folder):
+    pipe, (held_out, _) = load(str(folder / "run")), real("test")
+    x_0 = 2 * held_out / np.float32(255) - 1
+    noise = pipe.invert(held_out, steps=200, batch_size=180)
+    found = {}
+    for sampler in ("ode", "heun", "dpm_solver_2m"):
+        again = pipe.sample(360, noise=noise, sampler=sampler, steps=200, batch_size=180, as_float=True)
+        found[sampler] = float(np.abs(again - x_0).max() * 255 / 2)
+    print("grey levels of 255, the farthest pixel:", found, "noise of deviation", noise.std())
+    assert found["ode"] <= 2
+    assert 0.9 < noise.std() < 1.1
+
+
 def test_a_young_average_draws_digits_though_it_is_meant_for_long_trainings(tmp_path):
     words = ["--config.training.ema_decay=0.9999", "--config.training.num_steps=1500"]
     train = marble("train", "--config", "configs/digits.py", *words, "--workdir", tmp_path / "run", optimised=True)

@@ -65,7 +65,11 @@ def test_with_no_checkpoint_from_before_it_says_so(tmp_path, monkeypatch, capsys
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [("warmup_steps=1", "warmup_steps=3"), ("decay_steps=40", "decay_steps=50"), (None, "decay_steps=50")],
+    [
+        ("warmup_steps=1", "warmup_steps=3"),
+        (None, "decay_steps=50"),
+        pytest.param("decay_steps=40", "decay_steps=50", marks=pytest.mark.slow),
+    ],
 )
 def test_other_numbers_of_the_optimiser_keep_its_state(before, after, tmp_path):
     words = [*WORDS, "--config.training.eval_every=0", "--config.optimizer.warmup_steps=1"]
