@@ -51,6 +51,12 @@ def pipeline(
     )
 
 
+def like(pipe, **more):
+    """Another pipeline of the same network."""
+    same = dict(model=pipe.model, params=pipe.params, schedule=pipe.schedule, codec=Identity(IMAGE))
+    return DiffusionPipeline(**same, config=SamplingConfig(batch_size=16), **more)
+
+
 @pytest.fixture(scope="module")
 def pipe():
     return pipeline()
@@ -194,14 +200,7 @@ def test_guidance_goes_from_no_label_to_the_label_and_on(conditional, monkeypatc
 
 
 def test_eta_is_a_number_of_the_one_program(pipe, monkeypatch):
-    ddim = DiffusionPipeline(
-        model=pipe.model,
-        params=pipe.params,
-        schedule=pipe.schedule,
-        codec=Identity(IMAGE),
-        sampler=DDIM(),
-        config=SamplingConfig(batch_size=16),
-    )
+    ddim = like(pipe, sampler=DDIM())
     still, traces = ddim.sample(4, eta=0.0, as_float=True), traced(ddim, monkeypatch)
     drawn = ddim.sample(4, eta=1.0, as_float=True)
     np.testing.assert_array_equal(still, ddim.sample(4, as_float=True))
@@ -328,15 +327,7 @@ def test_a_schedule_in_continuous_time_and_another_prediction():
 
 
 def test_another_sampler_by_name_or_itself_is_compiled_once(pipe, monkeypatch):
-    named = DiffusionPipeline(
-        model=pipe.model,
-        params=pipe.params,
-        schedule=pipe.schedule,
-        codec=Identity(IMAGE),
-        sampler=Ancestral(),
-        config=SamplingConfig(batch_size=16),
-        named_sampler={"ddim": DDIM(), "half": DDIM(eta=0.5)}.__getitem__,
-    )
+    named = like(pipe, sampler=Ancestral(), named_sampler={"ddim": DDIM(), "half": DDIM(eta=0.5)}.__getitem__)
     own = pipe.sample(3, as_float=True)
     by_name = named.sample(3, sampler="ddim", as_float=True)
     ddim = DDIM()
