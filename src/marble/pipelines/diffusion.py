@@ -161,7 +161,7 @@ class DiffusionPipeline(TrainedDenoiser):
         *,
         steps: int | None = None,
         guidance_scale: float | None = None,
-        tolerance: float = 1e-5,
+        tolerance: float = 1e-6,
         batch_size: int | None = None,
         progress: bool = False,
         **request: Any,
@@ -169,8 +169,8 @@ class DiffusionPipeline(TrainedDenoiser):
         """The noise x_T [n h w c] float32 of which ``sample(noise=x_T, sampler="ode")`` makes these images again.
 
         images [n h w c] are uint8, or floats in [-1, 1]; request, guidance_scale and steps are as in that call. The
-        probability flow is followed upward to that tolerance. Another sampler that draws nothing, such as ddim with
-        eta 0, comes back the nearer the more steps it makes. InputError for values that don't fit.
+        probability flow is followed upward to that tolerance. Of other samplers that draw nothing, ddim, euler and heun
+        lead back only with ``use_clipped_model_output``, or unclipped. InputError for values that don't fit.
         """
         options = dict(steps=steps, guidance_scale=guidance_scale, tolerance=tolerance, batch_size=batch_size)
         return inverted(self, images, request, progress=progress, **options)
