@@ -22,6 +22,7 @@ import argparse
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,7 @@ def main() -> int:
         return report.write(options.report, ROOT)
     if options.out is None:
         parser.error("--out is missing: give a folder for the results")
+    options.out = options.out.resolve()
     if options.part:
         return run_part(options)
     with tempfile.TemporaryDirectory(prefix="compiled_") as cache:
@@ -91,7 +93,8 @@ def seconds_for(names: Sequence[str], left: float, scale: float) -> float:
 
 
 def run_child(options: argparse.Namespace, name: str, limit: float, cache: str) -> bool:
-    """One part, for so many seconds at most; whether it came to its end."""
+    """One part, for so many seconds at most; whether it came to its end. What it found before is replaced."""
+    forget(options.out, name)
     print(f"== {name}, at most {limit:.0f} s", flush=True)
     words = [sys.executable, __file__, "--part", name, "--out", str(options.out), "--seconds", str(limit)]
     environment = {
@@ -126,6 +129,15 @@ def run_child(options: argparse.Namespace, name: str, limit: float, cache: str) 
     return True
 
 
+def forget(out: Path, part: str) -> None:
+    """Drops the results of a part from those of a run before, and its own folder."""
+    shutil.rmtree(out / f"part_{part}", ignore_errors=True)
+    results = out / "results.jsonl"
+    if results.exists():
+        lines = results.read_text().splitlines(keepends=True)
+        results.write_text("".join(line for line in lines if json.loads(line)["part"] not in (part, "end")))
+
+
 def run_part(options: argparse.Namespace) -> int:
     """One part in this process."""
     deadline = time.monotonic() + options.seconds
@@ -134,7 +146,7 @@ def run_part(options: argparse.Namespace) -> int:
             tell=lambda **row: say(options.out, options.part, **row),
             seconds_left=lambda: deadline - time.monotonic(),
             smoke=options.smoke,
-            out=options.out.resolve(),
+            out=options.out,
         )
     except ModuleNotFoundError as error:
         say(options.out, options.part, left_out=f"{error.name} is not installed")

@@ -15,7 +15,8 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["XLA_FLAGS"] = (
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120"
     + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
-    + " --xla_backend_optimization_level=0 "
+    + ("" if "MARBLE_TEST_PLATFORM" in os.environ else " --xla_backend_optimization_level=0")
+    + " "
     + os.environ.get("XLA_FLAGS", "")
 )
 # Tests, and the processes that they start, share compiled programs.

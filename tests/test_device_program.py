@@ -8,12 +8,13 @@ import subprocess
 import sys
 import zipfile
 
+import jax
 import pytest
 from processes import ROOT
 
 PROGRAM = ROOT / "benchmarks" / "device.py"
 sys.path.append(str(PROGRAM.parent))
-from device_parts import report, unpack  # noqa: E402
+from device_parts import common, report, unpack  # noqa: E402
 
 spec = importlib.util.spec_from_file_location("device_program", PROGRAM)
 device = importlib.util.module_from_spec(spec)
@@ -44,6 +45,25 @@ def test_every_part_has_its_least_however_long_the_others_take(slow):
     assert left >= 0
 
 
+def test_without_operations_from_the_compiler_the_rest_is_measured(monkeypatch):
+    """As of an accelerator's, which tells them after compiling alone."""
+    assert common.flops_of_an_image(smoke=True) > 1e6
+    monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", lambda self: None)
+    assert common.flops_of_an_image(smoke=True) is None
+
+
+def test_a_part_that_runs_again_replaces_what_it_found(tmp_path):
+    for i in range(2):
+        for part in ("machine", "digits", "end"):
+            device.forget(tmp_path, part)
+            device.say(tmp_path, part, number=i)
+        (tmp_path / "part_digits").mkdir()
+        (tmp_path / "digits").mkdir(exist_ok=True)  # somebody else's
+        device.forget(tmp_path, "digits")
+        assert not (tmp_path / "part_digits").exists() and (tmp_path / "digits").exists()
+    assert [(row["part"], row["number"]) for row in report.rows_of(tmp_path)] == [("machine", 1)]
+
+
 def test_what_is_left_is_never_exceeded():
     assert device.seconds_for(list(device.PARTS), 7.0, 1.0) == 7.0
     assert device.seconds_for(["digits"], 1000.0, 2.0) == 2 * device.PARTS["digits"][1]
@@ -60,7 +80,7 @@ FAKES = {
 }
 
 
-def test_a_part_that_fails_hangs_or_lacks_a_package_is_said_and_the_rest_goes_on(tmp_path):
+def test_a_part_that_fails_hangs_or_lacks_a_package_is_said_and_the_rest_goes_on(tmp_path, monkeypatch):
     parts = tmp_path / "benchmarks" / "device_parts"
     parts.mkdir(parents=True)
     program = shutil.copy(PROGRAM, parts.parent)
@@ -68,7 +88,8 @@ def test_a_part_that_fails_hangs_or_lacks_a_package_is_said_and_the_rest_goes_on
     for name, text in FAKES.items():
         (parts / f"{name}.py").write_text(text)
     out = tmp_path / "out"
-    done = run(program, "--out", out, "--minutes", 0.3, "--smoke")
+    monkeypatch.chdir(tmp_path)
+    done = run(program, "--out", "out", "--minutes", 0.3, "--smoke")
     assert done.returncode == 1
     assert [row["part"] for row in report.rows_of(out) if "done" in row] == ["machine", "peer", "profile", "digits"]
     assert rows(out, "machine")[0] == {"part": "machine", "device": "a fake", "smoke": True}
@@ -102,7 +123,8 @@ def test_at_tiny_sizes_it_measures_on_this_machine(tmp_path):
     peak = next(row["peak_tflops"] for row in rows(tmp_path, "machine") if row.get("dtype") == "bfloat16")
     assert row["share_of_measured_peak"] == pytest.approx(tflops / peak, abs=0.02)
     assert 0.5 < row["loss"] < 2
-    assert rows(tmp_path, "sample")[0]["images_per_second"] > 0
+    first, drawn, _ = rows(tmp_path, "sample")
+    assert first["first_call_seconds"] > drawn["seconds"] > 0
     kernels = rows(tmp_path, "profile")[0]["longest"]
     assert len(kernels) == 10 and sum(kernel["share"] for kernel in kernels) <= 1
     assert kernels == sorted(kernels, key=lambda kernel: -kernel["share"])
@@ -112,7 +134,7 @@ def test_at_tiny_sizes_it_measures_on_this_machine(tmp_path):
 def test_all_of_it_at_tiny_sizes(tmp_path):
     done = run(PROGRAM, "--out", tmp_path, "--smoke", timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert rows(tmp_path, "theory")[0]["passed"] >= 10
+    assert rows(tmp_path, "theory")[0]["passed"] >= 9
     assert rows(tmp_path, "digits")[0]["train_seconds"] > 0
 
 

@@ -26,19 +26,20 @@ class Training(NamedTuple):
     mapping: Any
 
 
-def experiment(dtype: str, batch_size: int, smoke: bool) -> Any:
-    """configs/cifar10.py with this precision and batch size; tiny with smoke."""
+def experiment(dtype: str, batch_size: int, smoke: bool, **model: Any) -> Any:
+    """configs/cifar10.py with this precision and batch size, and keys of its model; tiny with smoke."""
     config = builders.complete(load_config("cifar10:smoke" if smoke else "cifar10"))
     config.model.dtype, config.training.batch_size, config.training.eval_every = dtype, batch_size, 0
     config.sampling.batch_size = batch_size
     if smoke:  # which compiles in seconds
         config.model.update(channels=8, channel_mult=(1,), num_res_blocks=1, num_groups=4, attention_resolutions=())
+    config.model.update(model)
     return builders.build(config, CIFAR10)
 
 
-def training(dtype: str, batch_size: int, steps_per_call: int, smoke: bool) -> Training:
+def training(dtype: str, batch_size: int, steps_per_call: int, smoke: bool, **model: Any) -> Training:
     """The train step on one device, compiled as ``marble train`` compiles it, on batches as its loader gives them."""
-    built = experiment(dtype, batch_size, smoke)
+    built = experiment(dtype, batch_size, smoke, **model)
     mapping = built.parallel.open(tuple(jax.devices()[:1]))
     state, key = mapping.init(built.init_state), jax.random.key(1, impl="threefry2x32")
     batches = mapping.put_part(random_rows(steps_per_call, batch_size), batch_axis=1)
@@ -55,20 +56,22 @@ def training(dtype: str, batch_size: int, steps_per_call: int, smoke: bool) -> T
     return Training(call, compiled, compile_seconds, mapping)
 
 
-def flops_of_an_image(smoke: bool) -> float:
-    """Operations of a training step for one image, counted in the program as jax hands it to the compiler.
+def flops_of_an_image(smoke: bool) -> float | None:
+    """Operations of a training step for one image, counted in the program as jax hands it to the CPU's compiler.
 
-    A compiled program does not tell them everywhere: on a GPU its convolutions are calls of a library.
+    An accelerator's tells nothing before it has compiled, and a GPU's convolutions are then calls of a library. None
+    where the CPU's tells nothing either.
     """
     few = 2
     built = experiment("float32", few, smoke)
     loss_fn = built.loss_fn(train=True)
     batch = jax.tree.map(lambda rows: jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype), random_rows(1, few))
     key = jax.eval_shape(lambda: jax.random.key(1, impl="threefry2x32"))
-    lowered = jax.jit(jax.grad(lambda *of_step: loss_fn(*of_step)[0])).lower(
-        jax.eval_shape(built.init_params), batch, key
-    )
-    return lowered.cost_analysis()["flops"] / few
+    gradient = jax.grad(lambda *of_step: loss_fn(*of_step)[0])
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        lowered = jax.jit(gradient).lower(jax.eval_shape(built.init_params), batch, key)
+        flops = (lowered.cost_analysis() or {}).get("flops")
+    return flops and flops / few
 
 
 def random_rows(steps_per_call: int, batch_size: int) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 
 def run(tell, seconds_left, smoke, out):
     config, num = ("digits:smoke", 16) if smoke else ("digits", 800)
-    workdir, images = out / "digits", out / "digits_images"
+    workdir, images = out / "part_digits" / "run", out / "part_digits" / "images"
     began = time.monotonic()
     marble("train", "--config", config, "--workdir", workdir, timeout=seconds_left())
     trained = time.monotonic()

@@ -14,26 +14,39 @@ ROUNDS = 4
 
 def run(tell, seconds_left, smoke, out):
     import torch
-    from unet_vs_diffusers import diffusers_training, torch_unet
+    import unet_vs_diffusers  # noqa: F401  where diffusers is missing, that is said at once
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as jax has it
     torch.backends.cudnn.benchmark = True
-    precisions, batch_size = (("float32",), 4) if smoke else (("bfloat16", "float32"), 128)
-    for dtype in precisions:
-        ours = training(dtype, batch_size, 1, smoke)
-        model = experiment(dtype, batch_size, smoke).objective.model
-        for is_compiled in (False, *([] if smoke else [True])):
-            setting = dict(what="train", dtype=dtype, batch=batch_size, torch_compile=is_compiled)
+    precisions = ("float32",) if smoke else ("bfloat16", "float32")
+    # What torch compiles comes last: it takes longest, and can fail for want of a compiler.
+    for is_compiled in (False, *([] if smoke else [True])):
+        for dtype in precisions:
+            setting = dict(dtype=dtype, torch_compile=is_compiled)
             if seconds_left() < 30 and not smoke:
                 tell(**setting, left_out=f"{seconds_left():.0f} s were left")
                 continue
-            net = torch_unet(model, 32)
-            net = torch.compile(net) if is_compiled else net
-            images = np.random.default_rng(0).standard_normal((batch_size, 32, 32, 3), np.float32)
-            theirs = diffusers_training(net, images, autocast=torch.bfloat16 if dtype == "bfloat16" else None)
-            mine = functools.partial(finished, ours.call)
-            tell(**setting, **in_turns(mine, theirs, batch_size))
-            sampling(tell, seconds_left, net, dtype, is_compiled, smoke)
+            try:
+                measure(tell, seconds_left, smoke, **setting)
+            except Exception as error:  # one setting: the others go on
+                tell(**setting, failed=f"{type(error).__name__}: {str(error)[:300]}")
+
+
+def measure(tell, seconds_left, smoke, *, dtype, torch_compile):
+    import torch
+    from unet_vs_diffusers import diffusers_training, torch_unet
+
+    batch_size = 4 if smoke else 128
+    same = dict(dropout=0.0)  # as diffusers' network has it
+    ours = training(dtype, batch_size, 1, smoke, **same)
+    net = torch_unet(experiment(dtype, batch_size, smoke, **same).objective.model, 32)
+    net = torch.compile(net) if torch_compile else net
+    images = np.random.default_rng(0).standard_normal((batch_size, 32, 32, 3), np.float32)
+    theirs = diffusers_training(net, images, autocast=torch.bfloat16 if dtype == "bfloat16" else None)
+    mine = functools.partial(finished, ours.call)
+    setting = dict(what="train", dtype=dtype, batch=batch_size, torch_compile=torch_compile)
+    tell(**setting, **in_turns(mine, theirs, batch_size))
+    sampling(tell, seconds_left, net, dtype, torch_compile, smoke)
 
 
 def finished(call):

@@ -16,7 +16,7 @@ def run(tell, seconds_left, smoke, out):
     found = training(dtype, batch_size, 1, smoke)
     for _ in range(2):
         jax.block_until_ready(found.call())
-    folder = out / "profile"
+    folder = out / "part_profile"
     with jax.profiler.trace(str(folder)):
         for _ in range(STEPS):
             jax.block_until_ready(found.call())

@@ -22,7 +22,7 @@ SHORTEST = 20.0
 def run(tell, seconds_left, smoke, out):
     settings = [("bfloat16", 4, 2)] if smoke else SETTINGS
     flops, peaks = flops_of_an_image(smoke), measured_peaks(out)
-    tell(gigaflops_an_image=round(flops / 1e9, 2))
+    tell(gigaflops_an_image=flops and round(flops / 1e9, 2))
     for dtype, batch_size, steps_per_call in settings:
         setting = dict(dtype=dtype, batch=batch_size, steps_per_call=steps_per_call)
         if seconds_left() < SHORTEST:
@@ -30,9 +30,9 @@ def run(tell, seconds_left, smoke, out):
             continue
         try:
             found = measured(dtype, batch_size, steps_per_call, smoke)
-            tflops = flops * found["images_per_second"] / 1e12
-            share = round(tflops / peaks[dtype], 3) if dtype in peaks else None
-            tell(**setting, **found, tflops=round(tflops, 2), share_of_measured_peak=share)
+            tflops = flops and flops * found["images_per_second"] / 1e12
+            share = tflops and dtype in peaks and round(tflops / peaks[dtype], 3)
+            tell(**setting, **found, tflops=tflops and round(tflops, 2), share_of_measured_peak=share or None)
         except Exception as error:  # one setting, as for want of memory: the others go on
             tell(**setting, failed=f"{type(error).__name__}: {str(error)[:300]}")
 
