@@ -62,7 +62,7 @@ def test_an_old_run_goes_on(name, runs, capsys):
     assert main(["train", *RUNS[name][1], *TINY, "--workdir", str(runs / name)]) == 0
     said = capsys.readouterr().err
     assert "going on from the checkpoint of step 20" in said
-    assert "training.num_steps: 20 -> 21" in said
+    assert "training.num_steps: 20 -> 21" in said and "training.ema_warmup: False -> True" in said
     assert metrics(runs / name)[: len(before)] == before
     kept = json.loads((runs / name / "config.json").read_text())["config"]
     assert kept["objective"] == ("vae" if name == "vae" else "diffusion")

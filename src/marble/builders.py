@@ -43,6 +43,9 @@ FIRST = ("data", "model")
 RETIRED = {"training": {"timestep_sampling": "uniform", "self_conditioning": False, "label_dropout": 0.0}}
 """Keys that earlier versions kept in every workdir, with the value at which they meant nothing."""
 
+EARLIER = {"training": {"ema_warmup": False}}
+"""Keys that are newer than some workdirs, with what a run did before there was the key."""
+
 
 def keys_beside_sections(*, seed: int, init_from: str | None = None, init_from_partial: bool = False) -> None:
     """The schema of what stands in a config outside of its sections and names; see ``marble.init_from``."""
@@ -155,6 +158,8 @@ def as_now(kept: Mapping[str, Any]) -> ml_collections.ConfigDict:
         read = sections[name].keys_for(name, config[name])
         gone = [key for key in retired if key not in read and config[name].get(key) == retired[key]]
         config[name] = {key: value for key, value in config[name].items() if key not in gone}
+    for name, earlier in EARLIER.items():
+        config[name] = {**earlier, **config[name]}
     return complete(config)
 
 

@@ -23,6 +23,7 @@ MAY_CHANGE = (
     "optimizer.warmup_steps",
     "optimizer.decay_steps",
     "optimizer.clip_norm",
+    "training.ema_warmup",
     "training.num_steps",
     "training.*_every",
     "training.keep_checkpoints",

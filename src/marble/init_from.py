@@ -68,7 +68,8 @@ def merged(initial: Any, source: Any, *, partial: bool, name: str) -> Any:
     if not any(fits.values()):
         raise InputError(f"init_from={name} has no parameter that fits this model: {listed}")
     if lines:
-        logger.warning("not taken from %s: %s", name, listed)
+        taken = f"{sum(fits.values())} of {len(fits)} arrays are taken from {name}"
+        logger.warning("%s, the others begin at their initial values: %s", taken, listed)
     return tree.unflatten([np.asarray(theirs[path], leaf.dtype) if fits[path] else leaf for path, leaf in ours.items()])
 
 

@@ -124,6 +124,9 @@ def check(experiment: Experiment, source: Source, mapping: DeviceMapping) -> Non
     if experiment.training.eval_every and held_out_split(source) is None:
         raise InputError(f"{source.name} has no held-out split ({' or '.join(HELD_OUT)}): set training.eval_every=0")
     experiment.objective.check_data(source.name, source.num_classes)
+    held = ["image", *(["label"] if source.num_classes else [])]
+    if missing := [key for key in experiment.objective.keys if key not in held]:
+        raise InputError(f"batches of {source.name} have {', '.join(held)}, but the model needs {', '.join(missing)}")
 
 
 def check_parts(experiment: Experiment, mapping: DeviceMapping) -> None:

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 
 from marble.errors import InputError
 
+MOST_LISTED = 12
+"""Names that a message lists; it counts the others."""
+
 SUPPLIED = ("parent", "out_channels", "image_shape", "reads_x_0", "dtype", "learning_rate_fn", "schedule", "t")
 """Arguments of constructors that marble supplies itself: no config has them as they are."""
 
@@ -135,8 +138,12 @@ def look_up(what: str, table: Mapping[str, Any], name: Any) -> Any:
 
 def nearest(name: str, names: Any) -> str:
     """'; did you mean X?', or the names there are."""
-    close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(names)}"
+    names = list(names)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    more = f", and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return f"; there are: {', '.join(names[:MOST_LISTED])}{more}"
 
 
 def _fits(value: Any, hint: Any) -> bool:

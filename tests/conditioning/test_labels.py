@@ -42,6 +42,7 @@ def test_a_class_is_asked_for_by_name_or_number():
         ("1", [1, 1]),
         ("10", [2, 2]),  # a name, though it could be a number
         (np.array([0, 2]), [0, 2]),
+        (np.array(["dog", "cat"]), [1, 0]),
         (None, [3, 3]),
     ):
         rows = LABELS.of_request(2, {"labels": asked})
@@ -65,6 +66,17 @@ def test_a_class_is_asked_for_by_name_or_number():
 def test_what_is_no_class_is_refused(asked, message):
     with pytest.raises(InputError, match=message):
         LABELS.of_request(3, asked)
+
+
+def test_a_text_is_a_name_and_where_all_names_are_numbers_nothing_else():
+    labels = Labels(3, class_names=("1", "2", "10"))
+    for asked, expected in ("2", 1), ("10", 2), (2, 2), (0, 0):
+        assert labels.of_request(1, {"labels": asked})["label"] == [expected]
+    with pytest.raises(InputError, match="label '0' is not a class; .*'10'"):
+        labels.of_request(1, {"labels": "0"})
+    for odd in ("+-1", "--1", "1.", "²"):
+        with pytest.raises(InputError, match="is not a class"):
+            LABELS.of_request(1, {"labels": odd})
 
 
 def test_without_names_numbers_alone_are_classes():

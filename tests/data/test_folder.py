@@ -71,17 +71,37 @@ def test_what_is_not_used_is_known_by_its_reason(tmp_path, write_folder):
     assert list_folder(tmp_path).unused == {}
     write_folder(tmp_path, IMAGES[:1])
     write_folder(tmp_path / "more" / "a", IMAGES[:2])
-    (tmp_path / "test" / "a.heic").write_text("of a phone")
+    for name in ("test/a.heic", "b.heic"):
+        (tmp_path / name).write_text("of a phone")
+    (tmp_path / "train" / "gone.png").symlink_to("nowhere.png")
     assert list_folder(tmp_path).unused == {
         "of other kinds": ("test/a.heic",),
-        "beside train/": ("0.png", "more/a/0.png", "more/a/1.png"),
+        "beside train/": ("0.png", "b.heic", "more/a/0.png", "more/a/1.png"),
+        "that are links to nothing": ("train/gone.png",),
     }
     write_folder(tmp_path / "train", IMAGES, rows({}))
     assert list_folder(tmp_path).unused["that no line of metadata names"] == ("train/1.png", "train/2.png")
 
 
+@pytest.mark.parametrize(
+    ("folders", "shallow", "deep"),
+    [
+        (["cat", "dog", "."], "0.png", "cat/0.png"),
+        (["cat", "dog/sub"], "cat/0.png", "dog/sub/0.png"),
+        (["train/cat", "train/dog", "val"], "val/0.png", "train/cat/0.png"),
+    ],
+)
+def test_folders_that_are_no_classes_are_told_of(tmp_path, write_folder, folders, shallow, deep):
+    for folder in folders:
+        write_folder(tmp_path / folder, IMAGES[:1])
+    found = list_folder(tmp_path)
+    assert found.class_names is None
+    assert found.no_classes == f"the folders are no classes, for {shallow} and {deep} are not equally deep"
+
+
 def test_nothing_is_unused_in_a_plain_folder(tmp_path, write_folder):
-    assert list_folder(write_folder(tmp_path, IMAGES)).unused == {}
+    found = list_folder(write_folder(tmp_path, IMAGES))
+    assert found.unused == {} and found.no_classes is None
 
 
 @pytest.mark.parametrize(

@@ -242,7 +242,7 @@ def test_every_unreadable_image_is_listed(data_dir, tmp_path, write_folder):
         prepare("image_folder", source=tmp_path / "folder", data_dir=data_dir)
     for i in range(25):
         damage(f"train/{i}.png", 4)
-    with pytest.raises(InputError, match="25 images can't be read: .*0.png.*; and 5 more"):
+    with pytest.raises(InputError, match="26 images can't be read: .*0.png.*; and 6 more"):
         prepare("image_folder", source=tmp_path / "folder", data_dir=data_dir)
     assert not list(data_dir.glob("marble_image_folder/*"))
 

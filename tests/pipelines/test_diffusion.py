@@ -326,6 +326,14 @@ def test_a_schedule_in_continuous_time_and_another_prediction():
         pipe.sample(3)
 
 
+def test_a_misspelt_option_is_told_the_right_one(pipe, conditional):
+    for request, meant in ({"step": 5}, "steps"), ({"guidance": 2.0}, "guidance_scale"), ({"label": 1}, "labels"):
+        with pytest.raises(InputError, match=f"is no option; did you mean {meant}"):
+            conditional.sample(2, **request)
+    with pytest.raises(InputError, match="text='a cat' given, but this model was trained without text"):
+        pipe.sample(2, text="a cat")
+
+
 def test_another_sampler_by_name_or_itself_is_compiled_once(pipe, monkeypatch):
     named = like(pipe, sampler=Ancestral(), named_sampler={"ddim": DDIM(), "half": DDIM(eta=0.5)}.__getitem__)
     own = pipe.sample(3, as_float=True)
@@ -341,6 +349,9 @@ def test_another_sampler_by_name_or_itself_is_compiled_once(pipe, monkeypatch):
     assert traces == []
     named.sample(5, sampler="half")
     assert traces
+    for no_sampler in (5, DDIM):
+        with pytest.raises(InputError, match="is neither a name nor a sampler"):
+            pipe.sample(3, sampler=no_sampler)
     with pytest.raises(InputError, match="sampler='ddim' given, but this pipeline knows no names"):
         pipe.sample(3, sampler="ddim")
 
@@ -373,3 +384,6 @@ def test_images_come_back_from_their_noise_by_the_adaptive_ode(conditional):
     np.testing.assert_allclose(conditional.invert(images[3:5], labels=1), x_T[3:5], atol=1e-3)
     with pytest.raises(InputError, match="images of shape"):
         conditional.invert(images[:, :4])
+    for tolerance in (0, -1, np.nan):
+        with pytest.raises(InputError, match="must be above 0"):
+            conditional.invert(images, tolerance=tolerance)

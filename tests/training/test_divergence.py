@@ -25,7 +25,9 @@ def test_a_diverged_state_names_its_step_and_that_nothing_is_saved(tmp_path):
 
     with checkpoint.CheckpointWriter(str(tmp_path)) as writer:
         divergence = Divergence(str(tmp_path), writer)
-        with pytest.raises(RunError, match="not finite at step 42; there is no checkpoint from before it: begin again"):
+        with pytest.raises(
+            RunError, match="not finite at step 42; there is no checkpoint from before it: the same command"
+        ):
             divergence.checked(State())
         writer.save(40, {"x": jnp.zeros(2)})
         with pytest.raises(RunError, match="step 42; the newest checkpoint from before it is of step 40: the same c"):
@@ -60,7 +62,7 @@ def test_with_no_checkpoint_from_before_it_says_so(tmp_path, monkeypatch, capsys
     assert main(["train", "--config", "digits:smoke", *WORDS, "--workdir", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert "the held-out loss is inf at step 2; there is no checkpoint from before it" in said
-    assert "begin again in another workdir" in said and checkpoint.saved_steps(str(tmp_path)) == []
+    assert "the same command begins anew" in said and checkpoint.saved_steps(str(tmp_path)) == []
 
 
 @pytest.mark.parametrize(

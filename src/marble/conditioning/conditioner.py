@@ -6,9 +6,12 @@ a request and the network, nothing else knows its keys: losses, guidance and pip
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
+
+import flax.linen as nn
 
 from marble.errors import InputError
+from marble.schema import Reading, Section
 from marble.typing import Array, Batch, Context, Rows
 
 Request = Mapping[str, Any]
@@ -19,8 +22,10 @@ NOTHING_ASKED: Request = MappingProxyType({})
 class Conditioner(Protocol):
     """One kind of context. Its methods are called within compiled programs unless they say *host*."""
 
+    sections: ClassVar[Mapping[str, Section]]
+    """Its keys of a config's sections."""
     keys: Sequence[str]
-    """What a batch of data must hold, beside the images."""
+    """What a batch of data must hold, beside the images: of what ``marble.data`` puts into batches."""
     requests: Sequence[str]
     """The keywords of a request that it reads; none is needed unless a model has no null context."""
     asks: str
@@ -30,6 +35,10 @@ class Conditioner(Protocol):
     classifier-free guidance goes away from there."""
     null_remedy: str
     """What to change where ``has_null`` is needed: ends the sentence 'this needs ...'."""
+
+    @classmethod
+    def build(cls, reading: Reading, model: nn.Module, class_names: Sequence[str] | None) -> "Conditioner":
+        """*host* The conditioner of a config with this model, of data whose classes have these names."""
 
     def context(self, batch: Batch, key: Array, *, train: bool) -> Context:
         """What the model is told of a batch; in training some images get the null context, by their own keys."""

@@ -1,6 +1,7 @@
 """The conditioner of class-conditional models: ``label`` [b] int32, 0..num_classes-1, and num_classes for no class."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -15,6 +16,8 @@ from marble.data.preprocess import example_keys
 from marble.errors import InputError
 from marble.schema import Reading, Section, nearest
 from marble.typing import Array, Batch, Context, Rows
+
+NUMBER = re.compile(r"[+-]?[0-9]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +131,7 @@ class Labels:
 
     def _without_names(self, labels: Any) -> np.ndarray:
         """The labels as an array of numbers: a text is a class's name, or else its number."""
+        labels = labels.tolist() if getattr(getattr(labels, "dtype", None), "kind", None) in ("O", "U") else labels
         if isinstance(labels, str):
             return np.asarray(self._number(labels))
         if isinstance(labels, Sequence) and any(isinstance(label, str) for label in labels):
@@ -138,7 +142,8 @@ class Labels:
         names = list(self.class_names or ())
         if name in names:
             return names.index(name)
-        if name.strip().lstrip("+-").isdecimal():
+        are_numbers = bool(names) and all(map(NUMBER.fullmatch, names))
+        if NUMBER.fullmatch(name.strip()) and not are_numbers:  # which would be meant as names
             return int(name)
         known = nearest(name, names) if names else f"; its classes have no names: give 0 to {self.num_classes - 1}"
         raise InputError(f"label {name!r} is not a class{known}")

@@ -113,7 +113,11 @@ PIXELS = {"mnist": MarbleMnist, "fashion_mnist": MarbleFashionMnist, "cifar10": 
 
 def _common_shape(folder: Folder) -> tuple[int | None, int | None, int]:
     """[h w c] of all images: None for a side that differs, one channel only where every image is grey."""
-    shapes = each_of(lambda entry: images.header_shape(entry.path, str(entry.path)), folder.entries, "looking at sizes")
+    try:
+        shapes = each_of(lambda e: images.header_shape(e.path, str(e.path)), folder.entries, "looking at sizes")
+    except InputError:
+        each_of(_stored_example, folder.entries, "looking for others")  # whose headers are whole
+        raise
     heights, widths, channels = zip(*set(shapes), strict=True)
 
     def common(sides):

@@ -29,6 +29,8 @@ SPLITS = {
 }
 """The names of the folders of each split, as Hugging Face's image folder has them."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+UNREAD = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2"})
+"""Of images that are not read."""
 
 
 class Folder(NamedTuple):
@@ -39,6 +41,8 @@ class Folder(NamedTuple):
     class_names: tuple[str, ...] | None
     unused: Mapping[str, tuple[str, ...]]
     """The names of the files that are not taken, by the reason."""
+    no_classes: str | None = None
+    """Why folders that look like classes are none."""
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -76,17 +80,19 @@ def _list(path: Path) -> Folder:
     splits, unused, reads_metadata = {}, {}, {}
     for split, folder in folders.items():
         splits[split], unused[split], reads_metadata[split] = _list_split(folder, path)
+    no_classes = None
     if not any(reads_metadata.values()):
-        splits = _labelled_by_folders(splits, folders)
+        splits, no_classes = _labelled_by_folders(splits, folders)
     files = [file for found in unused.values() for file in found]
     if folders["train"] != path:
         beside = [child for child in sorted(path.iterdir()) if child not in folders.values() and not _is_hidden(child)]
         files += [(name, f"beside {folders['train'].name}/") for child in beside for name in _names(child, path)]
+    files += [(_name(link, path), "that are links to nothing") for link in _dangling(path)]
     _check_all_or_none(path, splits, "label")
     _check_all_or_none(path, splits, "text")
     reasons = dict.fromkeys(reason for _, reason in files)
     by_reason = {reason: tuple(name for name, why in files if why == reason) for reason in reasons}
-    return _number_classes(path, splits)._replace(unused=by_reason)
+    return _number_classes(path, splits)._replace(unused=by_reason, no_classes=no_classes)
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
@@ -161,7 +167,13 @@ def _is_hidden(path: Path) -> bool:
 
 def _names(path: Path, root: Path) -> list[str]:
     files = files_below(path) if path.is_dir() else [path]
-    return [_name(file, root) for file in files if is_image(file)]
+    return [_name(file, root) for file in files if is_image(file) or file.suffix.lower() in UNREAD]
+
+
+def _dangling(folder: Path) -> list[Path]:
+    """Links with an image's name that lead nowhere."""
+    links = (Path(here, name) for here, _, names in os.walk(folder) for name in names)
+    return sorted(link for link in links if is_image(link) and not _is_hidden(link) and not link.exists())
 
 
 def _name(path: Path, root: Path) -> str:
@@ -170,17 +182,23 @@ def _name(path: Path, root: Path) -> str:
 
 def _labelled_by_folders(
     splits: Mapping[str, tuple[Entry, ...]], folders: Mapping[str, Path]
-) -> Mapping[str, tuple[Entry, ...]]:
-    """The entries, labelled by the folders that hold them where these are equally deep and have several names."""
-    depths = {len(e.path.relative_to(folders[split]).parts) for split, entries in splits.items() for e in entries}
-    names = {entry.path.parent.name for entries in splits.values() for entry in entries}
-    if len(depths) != 1 or depths == {1} or len(names) < 2:
-        return splits
+) -> tuple[Mapping[str, tuple[Entry, ...]], str | None]:
+    """The entries, labelled by the folders that hold them where these are equally deep and have several names.
+
+    And where only the depth is against that, why they are not.
+    """
+    depths = {e: len(e.path.relative_to(folders[split]).parts) for split, entries in splits.items() for e in entries}
+    least, most = min(depths, key=depths.__getitem__), max(depths, key=depths.__getitem__)
+    names = {entry.path.parent.name for entry in depths if depths[entry] > 1}
+    if len(names) > 1 and depths[least] != depths[most]:
+        return splits, f"the folders are no classes, for {least.name} and {most.name} are not equally deep"
+    if depths[most] == 1 or len(names) < 2:
+        return splits, None
     for name in sorted(names):
         if not is_label(name):
             raise InputError(f"the folder name {shortened(name)} can't be that of a class: rename the folder")
     labelled = lambda entry: entry._replace(label=entry.path.parent.name)  # noqa: E731
-    return {split: tuple(map(labelled, entries)) for split, entries in splits.items()}
+    return {split: tuple(map(labelled, entries)) for split, entries in splits.items()}, None
 
 
 def _check_once(entries: Iterable[Entry], root: Path) -> None:

@@ -130,6 +130,8 @@ def _tell_of_unused(listing: folder.Folder) -> None:
     parts = [f"{len(names)} {reason} (as {names[0]})" for reason, names in listing.unused.items()]
     if parts:
         logger.warning("%s: files that are not used: %s", listing.path, ", ".join(parts))
+    if listing.no_classes:
+        logger.warning("%s: %s", listing.path, listing.no_classes)
 
 
 def _warn_of_other_originals(name: str, source: Path) -> None:

@@ -14,7 +14,7 @@ from marble.errors import InputError
 from marble.parallel import DeviceMapping, ParallelConfig, in_32_bits
 from marble.pipelines.copies import Copyable
 from marble.pipelines.guidance import Guidance, check_guide
-from marble.pipelines.rows import checked_times, image_indices, whole
+from marble.pipelines.rows import check_spelling, checked_times, image_indices, whole
 from marble.pipelines.settings import SamplingConfig
 from marble.typing import Array, Context, DenoiseFn, ImageSpec, Level, Prediction
 
@@ -123,6 +123,7 @@ class TrainedDenoiser(Copyable):
 
     def rows(self, num: int, *, seed: int, first: int = 0, request: Request = NOTHING_ASKED) -> dict[str, np.ndarray]:
         """Each image's index, and what the conditioner makes of the request: [num ...]."""
+        check_spelling(request, self.conditioner.requests, getattr(self, "sample", None))
         return {"index": image_indices(num, seed=seed, first=first), **self.conditioner.of_request(num, request)}
 
     def num_steps(self, steps: int | None = None) -> int:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from marble.errors import InputError
 from marble.pipelines.rows import batches, checked_images, fitting_batch_size
 from marble.sampling import ODE, image_keys
 from marble.sampling.inversion import invert
@@ -29,6 +30,8 @@ def inverted(
     progress: bool,
 ) -> np.ndarray:
     """The noise x_T [n h w c] of a diffusion pipeline's images; see ``DiffusionPipeline.invert``."""
+    if not tolerance > 0:
+        raise InputError(f"tolerance={tolerance} must be above 0, such as 1e-6")
     x_0 = checked_images(images, pipe.image)
     rows = {"image": x_0, **pipe.rows(len(x_0), seed=0, request=request)}
     guided = pipe.guidance(request, guidance_scale)

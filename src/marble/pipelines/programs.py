@@ -29,6 +29,8 @@ class Programs:
         """The one that is asked for, by name or itself; None is the default."""
         if asked is None:
             return self._default
+        if isinstance(asked, type) or not (isinstance(asked, str) or hasattr(asked, "step")):
+            raise InputError(f"sampler={asked!r} is neither a name nor a sampler: give one, such as 'ddim' or DDIM()")
         return self._named(asked) if isinstance(asked, str) else asked
 
     def of(self, sampler: Sampler) -> Any:

@@ -1,7 +1,9 @@
 """The images of a run as rows of batches of one size: what the pipelines share."""
 
+import difflib
+import inspect
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,14 +63,26 @@ def checked_images(images: np.ndarray, image: ImageSpec) -> np.ndarray:
     return images.astype(np.float32)
 
 
+def check_spelling(request: Mapping[str, Any], read: Sequence[str], function: Callable[..., Any] | None) -> None:
+    """InputError for a keyword that is nearly one of a function's options, or of what the model is told."""
+    options = [*read, *(inspect.signature(function).parameters if function else ())]
+    for name, value in request.items():
+        close = difflib.get_close_matches(name, options, n=1)
+        if value is not None and name not in read and close:
+            raise InputError(f"{name}={value!r} is no option; did you mean {close[0]}?")
+
+
 def checked_noise(noise: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Noise as float32; InputError unless it is of finite floats of this shape."""
     noise = np.asarray(noise)
     if noise.shape != tuple(shape):
         raise InputError(f"noise of shape {list(noise.shape)}: give one of {list(shape)}, an x_T for each image")
-    if not np.issubdtype(noise.dtype, np.floating) or not np.isfinite(noise).all():
-        raise InputError(f"noise of {noise.dtype}, or with values that are not finite: give floats, as of N(0, I)")
-    return noise.astype(np.float32)
+    if not jax.dtypes.issubdtype(noise.dtype, np.floating):
+        raise InputError(f"noise of {noise.dtype}: give floats, as of N(0, I)")
+    noise = noise.astype(np.float32)
+    if not np.isfinite(noise).all():
+        raise InputError("noise with values that are not finite: give floats as of N(0, I)")
+    return noise
 
 
 def checked_times(t: int | float | Array, num: int, num_train_timesteps: int | None) -> Array:

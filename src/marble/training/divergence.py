@@ -39,7 +39,7 @@ class Divergence:
         newest, aside = agreement.from_first(lambda: self._newest_good(last_good))
         moved = f" (those after it are in {SET_ASIDE})" if aside else ""
         if newest is None:
-            return f"there is no checkpoint from before it{moved}: begin again in another workdir. {REMEDY}"
+            return f"there is no checkpoint from before it{moved}: the same command begins anew. {REMEDY}"
         before = f"the newest checkpoint from before it is of step {newest}{moved}"
         return f"{before}: the same command goes on from there. {REMEDY}"
 
