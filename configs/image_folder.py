@@ -63,5 +63,6 @@ def get_config(variant: str | None = None) -> ConfigDict:
             config.training.label_dropout = 0.1
             return config
         case "smoke":
+            config.data.image_size = 16
             return smoke(config)
     raise unknown_variant(variant, "conditional", "smoke")

@@ -4,7 +4,12 @@ Those marked ``device`` run on an accelerator too: MARBLE_TEST_PLATFORM=cuda pyt
 """
 
 import os
+import signal
 from pathlib import Path
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and so have all processes that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["JAX_PLATFORMS"] = ",".join(dict.fromkeys([os.environ.get("MARBLE_TEST_PLATFORM", "cpu"), "cpu"]))
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"

@@ -154,6 +154,7 @@ def test_a_step_that_is_deleted_while_it_is_read_is_not_called_damaged(cloud, wo
     assert names[0] not in cloud.objects
 
 
+@pytest.mark.slow
 def test_a_save_that_was_cut_off_is_no_checkpoint(cloud, local, workdir):
     step, before = checkpoint.saved_steps(workdir)
     folder = workdir.removeprefix("gs://bucket/")
@@ -194,6 +195,7 @@ def test_a_checkpoint_that_may_not_be_read_is_not_damaged(workdir, refuse, statu
         final_state(epath.Path(workdir))
 
 
+@pytest.mark.slow
 def test_programs_are_compiled_once_for_a_bucket(cloud, workdir, tmp_path):
     cache = dict(JAX_COMPILATION_CACHE_DIR="gs://bucket/xla cache", JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
     words = ("sample", "--workdir", workdir, "--num", 2, "--out", tmp_path)

@@ -111,7 +111,7 @@ def test_a_part_that_fails_hangs_or_lacks_a_package_is_said_and_the_rest_goes_on
 
 @pytest.mark.end_to_end
 def test_at_tiny_sizes_it_measures_on_this_machine(tmp_path):
-    done = run(PROGRAM, "--out", tmp_path, "--smoke", "--only", "machine", "train", "sample", "profile")
+    done = run(PROGRAM, "--out", tmp_path, "--smoke", "--only", "machine", "train")
     assert done.returncode == 0, done.stdout + done.stderr
     machine = report.merged(report.rows_of(tmp_path), "machine")
     assert machine["platform"] == "cpu" and machine["versions"]["jax"]
@@ -123,17 +123,17 @@ def test_at_tiny_sizes_it_measures_on_this_machine(tmp_path):
     peak = next(row["peak_tflops"] for row in rows(tmp_path, "machine") if row.get("dtype") == "bfloat16")
     assert row["share_of_measured_peak"] == pytest.approx(tflops / peak, abs=0.02)
     assert 0.5 < row["loss"] < 2
-    first, drawn, _ = rows(tmp_path, "sample")
-    assert first["first_call_seconds"] > drawn["seconds"] > 0
-    kernels = rows(tmp_path, "profile")[0]["longest"]
-    assert len(kernels) == 10 and sum(kernel["share"] for kernel in kernels) <= 1
-    assert kernels == sorted(kernels, key=lambda kernel: -kernel["share"])
 
 
 @pytest.mark.slow
 def test_all_of_it_at_tiny_sizes(tmp_path):
     done = run(PROGRAM, "--out", tmp_path, "--smoke", timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
+    first, drawn, _ = rows(tmp_path, "sample")
+    assert first["first_call_seconds"] > drawn["seconds"] > 0
+    kernels = rows(tmp_path, "profile")[0]["longest"]
+    assert len(kernels) == 10 and sum(kernel["share"] for kernel in kernels) <= 1
+    assert kernels == sorted(kernels, key=lambda kernel: -kernel["share"])
     assert rows(tmp_path, "theory")[0]["passed"] >= 9
     assert rows(tmp_path, "digits")[0]["train_seconds"] > 0
 

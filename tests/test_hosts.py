@@ -134,6 +134,7 @@ def test_processes_sample_what_one_samples(alone, tmp_path):
     assert (tmp_path / "two" / "trajectory.gif").exists()
 
 
+@pytest.mark.slow
 def test_processes_measure_what_one_measures(alone):
     words = ["evaluate", "--workdir", alone, "--num", "22", "--batch_size", "8", "--ode_steps", "2"]
     found = []

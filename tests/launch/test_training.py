@@ -196,6 +196,7 @@ def worker_log(folder, worker) -> str:
     return (folder / "slices" / "n" / f"worker-{worker}" / "marble-run" / "log").read_text()
 
 
+@pytest.mark.slow
 def test_the_workers_of_a_slice_train_together_and_go_on_after_one_is_lost(uninterrupted, slice_of_two):
     folder, workdir = slice_of_two, slice_of_two / "it's my run"
     done = tpu_vm(folder, "up", "--accelerator_type", "v5e-16", *train(workdir))

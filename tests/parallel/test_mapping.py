@@ -137,8 +137,8 @@ def alone_in_float64():
         return train(ParallelConfig(), 1, dtype=jnp.float64)
 
 
-@pytest.mark.heavy
-@pytest.mark.parametrize("name", ["fsdp", *(pytest.param(n, marks=pytest.mark.slow) for n in ("mesh of 8", "pmap"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fsdp", "mesh of 8", "pmap"])
 def test_in_float64_they_are_equal_to_nine_digits(alone_in_float64, name, x64):
     alone, run = alone_in_float64, train(*MAPPINGS[name], dtype=jnp.float64)
     assert alone.after.params["conv_in"]["kernel"].dtype == np.float64
