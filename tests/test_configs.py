@@ -88,9 +88,9 @@ def random_images(shape, *, train=50, test=10):
 
 
 MARKS = {
-    **dict.fromkeys(("digits_vae", "fashion_mnist", "cifar10", "celebahq256", "image_folder"), pytest.mark.heavy),
+    **dict.fromkeys(("digits_vae", "cifar10", "celebahq256", "image_folder"), pytest.mark.heavy),
     # What they add is in other tests: a model of another config, labels, and the other likelihood.
-    **dict.fromkeys(("mnist", "digits:conditional", "digits_vae:gaussian"), pytest.mark.slow),
+    **dict.fromkeys(("mnist", "fashion_mnist", "digits:conditional", "digits_vae:gaussian"), pytest.mark.slow),
 }
 
 
