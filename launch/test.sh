@@ -8,6 +8,5 @@ source launch/environment.sh test
 ruff check .
 ruff format --check .
 lint-imports
-# One more than there are cores: many tests wait, for processes of their own and for what is to time out.
 cores=$(getconf _NPROCESSORS_ONLN)
-python -m pytest -n "$((cores < 4 ? cores + 1 : 4))" --dist loadfile --no-loadscope-reorder "$@"
+python -m pytest -n "$((cores < 4 ? cores : 4))" --dist loadfile --no-loadscope-reorder "$@"

@@ -42,7 +42,8 @@ def test_a_toy_conditioner_is_told_in_training_and_asked_for(tmp_path, monkeypat
     monkeypatch.setitem(diffusion.CONDITIONERS, "bright", Bright)
     config = load_config("digits:smoke").to_dict()
     config["model"]["num_classes"], config["conditioner"] = 2, "bright"
-    config["training"]["bright_above"] = -0.4
+    config["training"] |= {"bright_above": -0.4, "eval_every": 0}
+    config["model"] |= {"channels": 4, "channel_mult": (1,)}
     whole = builders.complete(config)
     assert "label_dropout" not in whole.training and whole.training.bright_above == -0.4
     run.run(whole, str(tmp_path / "run"))

@@ -87,7 +87,8 @@ def test_twenty_killed_runs_end_as_the_one_that_was_not(uninterrupted, tmp_path,
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow  # in short in tests/cli/test_main.py, of a bucket in test_buckets.py, of two in test_hosts.py
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_stop_saves_and_loses_nothing(uninterrupted, tmp_path, number):
     workdir = tmp_path / "run"
     process = start(workdir)

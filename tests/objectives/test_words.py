@@ -103,8 +103,8 @@ def test_two_real_steps(diffusion, training):
         assert int(state.loss_history.counts.sum()) == 16
 
 
-@pytest.mark.heavy
-@pytest.mark.parametrize("number", [13, *(pytest.param(number, marks=pytest.mark.slow) for number in (3, 9))])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [3, 9, 13])
 def test_a_run_goes_from_words_to_images(number, tmp_path):
     config = builders.complete(config_of(*EXPERIMENTS[number]))
     state = run.run(config, str(tmp_path / "run"))
