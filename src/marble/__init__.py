@@ -6,7 +6,7 @@
     images = pipe.sample(64, seed=0)          # uint8 [64 8 8 1]
 
 The parts: marble.diffusion (the theory), marble.models, marble.sampling, marble.conditioning, marble.objectives,
-marble.training, marble.data, marble.pipelines, marble.metrics, marble.parallel, marble.errors.
+marble.training, marble.convert, marble.data, marble.pipelines, marble.metrics, marble.parallel, marble.errors.
 """
 
 import importlib
@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _PARTS = (
     "compression",
     "conditioning",
+    "convert",
     "data",
     "diffusion",
     "errors",

@@ -1,6 +1,6 @@
 """What the network is told besides the image, as vectors: the time, and the label."""
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,32 +11,45 @@ from marble.models.layers import dense
 from marble.typing import Array
 
 
-def timestep_embedding(t: Array, dim: int) -> Array:
-    """Sines, then cosines, of t at dim/2 frequencies from 1 down to 1e-4 in a geometric row.
+Convention = Literal["ddpm", "adm", "mixed"]
+"""How sinusoids stand: sines first, with 1e-4 the last frequency (Ho et al. 2020); cosines first, with 1e-4 one after
+the last (Dhariwal and Nichol 2021; Stable Diffusion); cosines first with DDPM's frequencies (diffusers' DiT)."""
+
+
+def timestep_embedding(t: Array, dim: int, convention: Convention = "ddpm") -> Array:
+    """Sines and cosines of t at dim/2 frequencies from 1 down to about 1e-4 in a geometric row.
 
     t [b] in steps, integers or floats; the answer [b dim] float32, or of t's precision if that is higher. dim must be
-    even and at least 4, else an InputError. Vaswani et al. 2017, section 3.5, in the order and spacing of
-    Ho et al. 2020: the frequencies are exp(-ln 1e4 * i / (dim/2 - 1)).
+    even and at least 4, else an InputError. Vaswani et al. 2017, section 3.5, in one of three orders and spacings:
+    by DDPM's the frequencies are exp(-ln 1e4 * i / (dim/2 - 1)), by ADM's exp(-ln 1e4 * i / (dim/2)).
     """
     if dim % 2 or dim < 4:
         raise InputError(f"a timestep embedding of {dim} channels: give an even number, 4 or more")
-    frequencies = np.exp(-np.log(1e4) * np.arange(dim // 2) / (dim // 2 - 1))
+    last = dim // 2 if convention == "adm" else dim // 2 - 1
+    frequencies = np.exp(-np.log(1e4) * np.arange(dim // 2) / last)
     t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
     angles = t[:, None] * jnp.asarray(frequencies, t.dtype)[None]
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    sines, cosines = jnp.sin(angles), jnp.cos(angles)
+    return jnp.concatenate([sines, cosines] if convention == "ddpm" else [cosines, sines], axis=-1)
 
 
 class TimeEmbedding(nn.Module):
-    """t [b] -> [b 4*channels]: the sinusoids, then a dense layer, swish, and a dense layer (Ho et al. 2020)."""
+    """t [b] -> [b features]: the sinusoids, then a dense layer, swish, and a dense layer (Ho et al. 2020).
+
+    ``features`` are 4 * channels where nothing else is said.
+    """
 
     channels: int
     dtype: Any = jnp.float32
+    features: int | None = None
+    convention: Convention = "ddpm"
 
     @nn.compact
     def __call__(self, t: Array) -> Array:
-        h = timestep_embedding(t, self.channels)
-        h = nn.swish(dense(4 * self.channels, dtype=self.dtype, name="dense_0")(h))
-        return dense(4 * self.channels, dtype=self.dtype, name="dense_1")(h)
+        h = timestep_embedding(t, self.channels, self.convention)
+        features = self.features or 4 * self.channels
+        h = nn.swish(dense(features, dtype=self.dtype, name="dense_0")(h))
+        return dense(features, dtype=self.dtype, name="dense_1")(h)
 
 
 class LabelEmbedding(nn.Module):

@@ -18,16 +18,39 @@ from marble.typing import Array
 kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
-def dense(features: int, *, zero: bool = False, dtype: Any = jnp.float32, name: str | None = None) -> nn.Dense:
+def dense(
+    features: int, *, zero: bool = False, use_bias: bool = True, dtype: Any = jnp.float32, name: str | None = None
+) -> nn.Dense:
     """x @ kernel + bias over the last axis; ``zero`` starts the kernel at 0."""
-    return nn.Dense(features, kernel_init=_init(zero), dtype=dtype, name=name)
+    return nn.Dense(features, use_bias=use_bias, kernel_init=_init(zero), dtype=dtype, name=name)
 
 
 def conv(
-    features: int, *, stride: int = 1, zero: bool = False, dtype: Any = jnp.float32, name: str | None = None
+    features: int,
+    *,
+    stride: int = 1,
+    pads_both_sides: bool = False,
+    zero: bool = False,
+    use_bias: bool = True,
+    dtype: Any = jnp.float32,
+    name: str | None = None,
 ) -> nn.Conv:
-    """A 3x3 convolution [b h w c] -> [b h/stride w/stride features], SAME; ``zero`` starts the kernel at 0."""
-    return nn.Conv(features, (3, 3), (stride, stride), "SAME", kernel_init=_init(zero), dtype=dtype, name=name)
+    """A 3x3 convolution [b h w c] -> [b h/stride w/stride features]; ``zero`` starts the kernel at 0.
+
+    A stride of 2 pads right and below alone, as TensorFlow's does, or with pads_both_sides all around, as PyTorch's.
+    """
+    padding = 1 if pads_both_sides else "SAME"
+    options = dict(use_bias=use_bias, kernel_init=_init(zero), dtype=dtype, name=name)
+    return nn.Conv(features, (3, 3), (stride, stride), padding, **options)
+
+
+def layer_norm(epsilon: float = 1e-5, *, is_affine: bool = True, dtype: Any = jnp.float32, name: str | None = None):
+    """(x - mean) / sqrt(var + eps) * scale + bias over the last axis (Ba et al. 2016), ``wide`` inside.
+
+    The variance is of the differences: a transformer's stream has channels whose mean is far above their deviation.
+    """
+    options = dict(use_scale=is_affine, use_bias=is_affine, use_fast_variance=False)
+    return nn.LayerNorm(epsilon, dtype=dtype, name=name, **options)
 
 
 def wide(dtype: Any) -> Any:
@@ -100,10 +123,11 @@ def check_groups(channels: int, num_groups: int) -> None:
 
 
 def check_sizes(model: nn.Module, names: Sequence[str]) -> None:
-    """InputError unless these attributes of a model, and its channel_mult, are at least 1, and dropout in [0, 1)."""
-    counts = [*((name, getattr(model, name)) for name in names), *(("channel_mult", m) for m in model.channel_mult)]
-    for name, count in counts if model.channel_mult else [("channel_mult", 0)]:
-        if count < 1:
+    """InputError unless these attributes of a model are at least 1, its channel_mult above 0, and dropout in [0, 1)."""
+    for name in names:
+        if getattr(model, name) < 1:
             raise InputError(f"model.{name}={getattr(model, name)} must be at least 1")
+    if not model.channel_mult or min(model.channel_mult) <= 0:
+        raise InputError(f"model.channel_mult={model.channel_mult} must be numbers above 0, one a level")
     if not 0 <= model.dropout < 1:
         raise InputError(f"model.dropout={model.dropout} must be from 0 to below 1")

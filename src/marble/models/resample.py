@@ -10,9 +10,14 @@ from marble.models.layers import conv, kernel_init
 from marble.typing import Array
 
 
-def downsample(channels: int, *, dtype: Any = jnp.float32, name: str | None = None) -> nn.Conv:
-    """[b h w c] -> [b h/2 w/2 channels]: a 3x3 convolution of stride 2 that pads right and below (Ho et al. 2020)."""
-    return conv(channels, stride=2, dtype=dtype, name=name)
+def downsample(
+    channels: int, *, pads_both_sides: bool = False, dtype: Any = jnp.float32, name: str | None = None
+) -> nn.Conv:
+    """[b h w c] -> [b h/2 w/2 channels]: a 3x3 convolution of stride 2 that pads right and below (Ho et al. 2020).
+
+    With pads_both_sides it pads all around, as ADM's and Stable Diffusion's U-Nets do.
+    """
+    return conv(channels, stride=2, pads_both_sides=pads_both_sides, dtype=dtype, name=name)
 
 
 class Upsample(nn.Module):

@@ -21,14 +21,15 @@ class ResBlock(nn.Module):
     dropout: float = 0.0
     num_groups: int = 32
     dtype: Any = jnp.float32
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Array, emb: Array | None = None) -> Array:
-        h = nn.swish(GroupNorm(self.num_groups, dtype=self.dtype, name="norm_0")(x))
+        h = nn.swish(GroupNorm(self.num_groups, self.epsilon, dtype=self.dtype, name="norm_0")(x))
         h = conv(self.features, dtype=self.dtype, name="conv_0")(h)
         if emb is not None:
             h = h + dense(self.features, dtype=self.dtype, name="emb")(nn.swish(emb))[:, None, None]
-        h = nn.swish(GroupNorm(self.num_groups, dtype=self.dtype, name="norm_1")(h))
+        h = nn.swish(GroupNorm(self.num_groups, self.epsilon, dtype=self.dtype, name="norm_1")(h))
         h = Dropout(self.dropout)(h)
         h = conv(self.features, zero=True, dtype=self.dtype, name="conv_1")(h)
         if x.shape[-1] != self.features:

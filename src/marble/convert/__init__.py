@@ -1,0 +1,1 @@
+"""Weights of other libraries, both ways: one table of names an architecture, read from a file and written to one."""
