@@ -10,7 +10,6 @@ from marble.errors import InputError
 from marble.models.layers import dense
 from marble.typing import Array
 
-
 Convention = Literal["ddpm", "adm", "mixed"]
 """How sinusoids stand: sines first, with 1e-4 the last frequency (Ho et al. 2020); cosines first, with 1e-4 one after
 the last (Dhariwal and Nichol 2021; Stable Diffusion); cosines first with DDPM's frequencies (diffusers' DiT)."""
