@@ -45,10 +45,24 @@ class TimeEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, t: Array) -> Array:
-        h = timestep_embedding(t, self.channels, self.convention)
-        features = self.features or 4 * self.channels
-        h = nn.swish(dense(features, dtype=self.dtype, name="dense_0")(h))
-        return dense(features, dtype=self.dtype, name="dense_1")(h)
+        sinusoids = timestep_embedding(t, self.channels, self.convention)
+        return _mapped(sinusoids, self.features or 4 * self.channels, self.dtype)
+
+
+class MappedEmbedding(nn.Module):
+    """x [b d] -> [b features]: a dense layer, swish, and a dense layer, as for the time."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return _mapped(x, self.features, self.dtype)
+
+
+def _mapped(x: Array, features: int, dtype: Any) -> Array:
+    h = nn.swish(dense(features, dtype=dtype, name="dense_0")(x))
+    return dense(features, dtype=dtype, name="dense_1")(h)
 
 
 class LabelEmbedding(nn.Module):
