@@ -14,9 +14,9 @@ import time
 import numpy as np
 from PIL import Image
 
-from marble.builders import load
 from marble.cli.compress import NUM_TRAIN, read_split
 from marble.compression import format
+from marble.loading import load
 from marble.pipelines.image_files import stretched
 from marble.pipelines.lossless import LosslessCompressor
 from marble.pipelines.pictures import grid

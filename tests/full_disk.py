@@ -19,7 +19,7 @@ def fill(monkeypatch, *suffixes: str) -> None:
     """From now on files that end so can be made with ``Path.open``, but not written."""
     opened = Path.open
 
-    def open_full(path: Path, mode: str = "r", *rest: object) -> object:
-        return FullFile(path, mode) if path.name.endswith(suffixes) else opened(path, mode, *rest)
+    def open_full(path: Path, mode: str = "r", *rest: object, **more: object) -> object:
+        return FullFile(path, mode) if path.name.endswith(suffixes) else opened(path, mode, *rest, **more)
 
     monkeypatch.setattr(Path, "open", open_full)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from marble import builders, run
-from marble.builders import load
 from marble.config import load_config, shipped_configs
+from marble.loading import load
 from marble.pipelines import ImageSpec
 
 SIZES = {

@@ -5,8 +5,8 @@ import pytest
 from processes import finished, marble
 from test_digits import real
 
-from marble.builders import load
 from marble.data.sources import open_source
+from marble.loading import load
 from marble.metrics import nearest_neighbour_accuracy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]

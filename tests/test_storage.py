@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from marble import builders, run
+from marble import builders, loading, run
 from marble.cli import edit, sample
 from marble.cli.flags import parse
 from marble.cli.main import main
@@ -52,7 +52,7 @@ def test_a_run_and_its_config_lie_in_the_home_folder(home):
     run.run(config, "~/run")
     assert (home / "run" / "checkpoints" / "2").is_dir() and (home / "run" / "metrics.jsonl").exists()
     for workdir in ("~/run", Path("~/run"), str(home / "run")):
-        assert builders.load(workdir, guide="~/run").image.levels == 17
+        assert loading.load(workdir, guide="~/run").image.levels == 17
     assert main(["sample", "--workdir=~/run", "--num=2", "--steps=1", "--out=~/pictures"]) == 0
     assert (home / "pictures" / "samples.png").exists()
 
@@ -72,7 +72,7 @@ def test_compiled_programs_may_lie_there_too(home, monkeypatch):
 
 @pytest.mark.parametrize("path", [BYTES, f"/tmp/{BYTES}/run", f"~/{BYTES}"])
 def test_a_run_s_name_that_is_not_utf_8_is_refused_with_the_remedy(home, path):
-    for use in (lambda: run_path("the workdir", path), lambda: builders.load(path)):
+    for use in (lambda: run_path("the workdir", path), lambda: loading.load(path)):
         with pytest.raises(
             InputError, match="the workdir .* has a name that is not UTF-8, .*: give another, or rename"
         ):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from processes import ROOT, TINY, assert_same_run
 
-from marble.builders import load
 from marble.cli.main import main
+from marble.loading import load
 from marble.pipelines import editing
 
 OPTIONS = [*TINY[2:], "--config.model.dropout=0.1", "--config.data.flip=True", "--config.training.eval_every=2"]

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from marble.conditioning.conditioner import refuse_unread
 from marble.schema import Section
@@ -17,11 +18,11 @@ class Words:
     bright_above: float = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Bright:
     """``label`` 1 for an image whose mean is above a number, else 0."""
 
-    above: float
+    above: float = struct.field(pytree_node=False)
 
     keys = ()
     requests = ("bright",)
@@ -31,7 +32,7 @@ class Bright:
     sections: ClassVar = {"training": Section(constructors=(Words,))}
 
     @classmethod
-    def build(cls, reading, model, class_names):
+    def build(cls, reading, model, class_names, image):
         return cls(reading.make("training", Words).bright_above)
 
     def context(self, batch, key, *, train):
@@ -43,7 +44,10 @@ class Bright:
     def of_rows(self, rows):
         return {"label": rows["label"]}
 
-    def of_request(self, num, request):
+    def null_of_rows(self, rows):
+        return self.null(1)
+
+    def of_request(self, num, request, image):
         refuse_unread(request, self.requests)
         return {"label": np.full(num, int(request["bright"]), np.int32)}
 

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marble.data.preprocess import to_uint8
-from marble.objectives.objective import DTYPES
-from marble.schema import Section
+from marble.schema import DTYPES, Section
 from marble.typing import ImageSpec
 
 
@@ -66,6 +65,9 @@ class Toy:
 
     def init_params(self, key):
         return self.model.init(key)["params"]
+
+    def frozen(self):
+        return None
 
     def loss_history(self):
         return None

@@ -35,7 +35,7 @@ _PARTS = (
 def __getattr__(name: str) -> Any:
     """Parts are imported when they are first used, so that ``import marble`` is quick and needs jax and flax alone."""
     if name == "load":
-        return importlib.import_module("marble.builders").load
+        return importlib.import_module("marble.loading").load
     if name in _PARTS:
         return importlib.import_module(f"marble.{name}")
     raise AttributeError(f"module 'marble' has no attribute {name!r}")

@@ -7,21 +7,16 @@ signature is the schema. The dicts of what all configs have are here, those of a
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import ml_collections
 
-from marble import checkpoint
-from marble import workdir as workdirs
 from marble.config import completed
 from marble.errors import InputError
 from marble.experiments import DataConfig, Experiment
 from marble.objectives.diffusion import Diffusion
 from marble.objectives.objective import Given, Objective
 from marble.objectives.vae import VariationalAutoencoder
-from marble.parallel import ParallelConfig, agreement, in_32_bits
+from marble.parallel import ParallelConfig, in_32_bits
 from marble.schema import Reading, Section, bind, look_up, merged, schema, unknown_key
-from marble.storage import run_path
-from marble.training import post_hoc_ema
 from marble.training.loop import TrainingConfig
 from marble.training.optimizer import adam, warmup_decay
 from marble.typing import ImageSpec
@@ -161,80 +156,6 @@ def as_now(kept: Mapping[str, Any]) -> ml_collections.ConfigDict:
     for name, earlier in EARLIER.items():
         config[name] = {**earlier, **config[name]}
     return complete(config)
-
-
-def load(
-    workdir: str,
-    *,
-    step: int | None = None,
-    raw_params: bool = False,
-    ema_length: float | None = None,
-    sampler: str | None = None,
-    guide: str | None = None,
-) -> Any:
-    """The pipeline of a trained workdir, from its newest whole checkpoint, or that of ``step``.
-
-    It samples with the averaged parameters, or with the last ones if raw_params, or with an average of ema_length, a
-    share of the training, where the run stored what it takes (``training.post_hoc_ema``). sampler replaces the
-    config's. guide is the workdir of a weaker model, for autoguidance by ``guidance_scale``.
-    InputError when workdir has no run or no such checkpoint, RunError when the checkpoints are damaged.
-    """
-    options = dict(step=step, raw_params=raw_params, ema_length=ema_length, sampler=sampler, guide=guide)
-    return load_step(workdir, **options)[1]
-
-
-def load_step(
-    workdir: str,
-    *,
-    step: int | None = None,
-    raw_params: bool = False,
-    ema_length: float | None = None,
-    sampler: str | None = None,
-    guide: str | None = None,
-) -> tuple[int, Any]:
-    """The step of the checkpoint that ``load`` takes, and its pipeline."""
-    step, experiment, params = load_params(
-        workdir, step=step, raw_params=raw_params, ema_length=ema_length, sampler=sampler
-    )
-    return step, experiment.pipeline(params, guide=None if guide is None else load(guide))
-
-
-def load_params(
-    workdir: str,
-    *,
-    step: int | None = None,
-    raw_params: bool = False,
-    ema_length: float | None = None,
-    sampler: str | None = None,
-) -> tuple[int, Experiment, Any]:
-    """What ``load`` makes a pipeline of: the step, the experiment, and the parameters on the host."""
-    if raw_params and ema_length is not None:
-        raise InputError(f"raw_params and ema_length={ema_length} are two kinds of parameters: leave one out")
-    workdir = run_path("the workdir", workdir)
-    kept, data = workdirs.recall(workdir)
-    config = as_now(kept)
-    if sampler is not None:
-        if "sampler" not in Layout(config).sections["sampling"].names:
-            raise InputError(f"sampler {sampler!r} given, but the model of {workdir} draws in one step: leave it out")
-        config = renamed(config, "sampling", "sampler", sampler)
-    experiment = build(config, data.image, class_names=data.class_names)
-    shapes = jax.eval_shape(experiment.init_params)
-    if ema_length is not None:
-        step, params = post_hoc_ema.reconstruct(workdir, ema_length, shapes, step=step)
-        return step, experiment, params
-    field = "params" if raw_params else "ema_params"
-    state = None
-
-    def newest() -> int:
-        nonlocal state
-        found, state, _ = checkpoint.restore_newest(workdir, {field: shapes})
-        return found
-
-    if step is None:  # the first process says, for which is the newest may change while they read
-        step = agreement.from_first(newest)
-    if state is None:
-        state = checkpoint.restore(workdir, step, {field: shapes})
-    return step, experiment, state[field]
 
 
 def renamed(config: Mapping[str, Any], section: str, key: str, name: str) -> dict[str, Any]:

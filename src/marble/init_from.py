@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from marble import builders
+from marble import loading
 from marble.errors import InputError
 from marble.parallel import DeviceMapping, agreement, fetch
 from marble.schema import nearest
@@ -32,7 +32,7 @@ def with_parameters_of(state: TrainState, source: str, mapping: DeviceMapping, *
     def read() -> None:
         nonlocal found
         workdir, asked = located(source)
-        step, experiment, saved = builders.load_params(workdir, step=asked)
+        step, experiment, saved = loading.load_params(workdir, step=asked)
         del experiment
         found = merged(host.params, saved, partial=partial, name=source)
         logger.info("beginning with the averaged parameters of step %d of %s", step, workdir)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
@@ -96,6 +97,7 @@ def _run(
                 "raise that"
             )
         agreement.from_first(lambda: workdir.remember(directory, config.to_dict(), facts))
+        state = state.replace(frozen=mapping.place(experiment.objective.frozen()))
         return train(
             workdir=directory,
             config=experiment.training,
@@ -105,7 +107,7 @@ def _run(
             key=train_key,
             hooks=Hooks(
                 learning_rate=in_32_bits(lambda step: float(experiment.learning_rate(step))),
-                evaluate=held_out_loss(experiment, source, mapping, eval_key),
+                evaluate=held_out_loss(experiment, source, mapping, eval_key, state.frozen),
                 sample=sample_grid(experiment, directory),
                 log=experiment.objective.log,
             ),
@@ -179,10 +181,13 @@ def device_batches(
     return to_device(stacked(), lambda batch: mapping.put_part(batch, batch_axis=1))
 
 
-def held_out_loss(experiment: Experiment, source: Source, mapping: DeviceMapping, key: Array) -> Callable[[Any], float]:
+def held_out_loss(
+    experiment: Experiment, source: Source, mapping: DeviceMapping, key: Array, frozen: Any
+) -> Callable[[Any], float]:
     """A function of parameters: the loss over the held-out split, with the same draws every time."""
     loss_fn = experiment.loss_fn(train=False)
     sums = mapping.compile_sums(lambda *inputs: loss_fn(*inputs)[1])
+    memory = () if frozen is None else (None, jax.tree.map(jnp.copy, frozen))  # the state's own is donated
     split = held_out_split(source)
     examples = source.read(split) if experiment.training.eval_every and split else None
 
@@ -195,7 +200,7 @@ def held_out_loss(experiment: Experiment, source: Source, mapping: DeviceMapping
         )
         loss = count = 0.0
         for i, batch in enumerate(batches):
-            metrics = sums(params, mapping.put_part(batch), jax.random.fold_in(key, i))
+            metrics = sums(params, mapping.put_part(batch), jax.random.fold_in(key, i), *memory)
             of_batch, images = experiment.objective.loss_and_count(metrics)
             loss, count = loss + of_batch, count + images
         return float(loss / count)

@@ -10,8 +10,12 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from marble.errors import InputError
 
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+"""What a model can compute in."""
 MOST_LISTED = 12
 """Names that a message lists; it counts the others."""
 

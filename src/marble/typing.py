@@ -31,8 +31,8 @@ class ImageSpec(NamedTuple):
 
     shape: tuple[int, int, int]
     """Height, width, channels."""
-    levels: int
-    """How many values a pixel can take."""
+    levels: int | None
+    """How many values a pixel can take; None where any number can stand, as in latents."""
 
 
 class Level(NamedTuple):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marble import builders, run, vae
+from marble import builders, loading, run, vae
 from marble.cli.evaluate import keep, rows_of
 from marble.cli.main import main
 from marble.conditioning import Identity
@@ -84,7 +84,7 @@ def loads(monkeypatch):
     """Takes the pipeline that the workdir is to hold."""
 
     def put(pipe):
-        monkeypatch.setattr(builders, "load_step", lambda *_, **__: (2, pipe))
+        monkeypatch.setattr(loading, "load_step", lambda *_, **__: (2, pipe))
 
     return put
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from processes import ROOT, TINY, final_state, finished, marble
 
-from marble import builders, run
+from marble import builders, loading, run
 from marble.cli.main import main
 from marble.config import load_config
 from marble.data.images import decode
@@ -286,7 +286,7 @@ def test_the_file_that_is_wrong_is_named(trained, tmp_path, capsys):
 
 
 def test_a_folder_in_the_place_of_the_images_is_found_before_sampling(trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(builders, "load", None)
+    monkeypatch.setattr(loading, "load", None)
     for name, flags in (("samples.png", []), ("samples.npz", []), ("trajectory.gif", ["--gif"])):
         (tmp_path / name / name).mkdir(parents=True)
         assert main(["sample", "--workdir", str(trained), "--out", str(tmp_path / name), *flags]) == 2

@@ -12,6 +12,7 @@ from marble.typing import ImageSpec
 
 LABELS = Labels(3, 0.25, ("cat", "dog", "10"))
 KEY = jax.random.key(3, impl="threefry2x32")
+IMAGE = ImageSpec((8, 8, 3), levels=256)
 
 
 def batch_of(size):
@@ -45,7 +46,7 @@ def test_a_class_is_asked_for_by_name_or_number():
         (np.array(["dog", "cat"]), [1, 0]),
         (None, [3, 3]),
     ):
-        rows = LABELS.of_request(2, {"labels": asked})
+        rows = LABELS.of_request(2, {"labels": asked}, IMAGE)
         np.testing.assert_array_equal(rows["label"], expected)
         assert rows["label"].dtype == np.int32
 
@@ -65,27 +66,27 @@ def test_a_class_is_asked_for_by_name_or_number():
 )
 def test_what_is_no_class_is_refused(asked, message):
     with pytest.raises(InputError, match=message):
-        LABELS.of_request(3, asked)
+        LABELS.of_request(3, asked, IMAGE)
 
 
 def test_a_text_is_a_name_and_where_all_names_are_numbers_nothing_else():
     labels = Labels(3, class_names=("1", "2", "10"))
     for asked, expected in ("2", 1), ("10", 2), (2, 2), (0, 0):
-        assert labels.of_request(1, {"labels": asked})["label"] == [expected]
+        assert labels.of_request(1, {"labels": asked}, IMAGE)["label"] == [expected]
     with pytest.raises(InputError, match="label '0' is not a class; .*'10'"):
-        labels.of_request(1, {"labels": "0"})
+        labels.of_request(1, {"labels": "0"}, IMAGE)
     for odd in ("+-1", "--1", "1.", "²"):
         with pytest.raises(InputError, match="is not a class"):
-            LABELS.of_request(1, {"labels": odd})
+            LABELS.of_request(1, {"labels": odd}, IMAGE)
 
 
 def test_without_names_numbers_alone_are_classes():
     with pytest.raises(InputError, match="'cat' is not a class; its classes have no names: give 0 to 2"):
-        Labels(3).of_request(1, {"labels": "cat"})
+        Labels(3).of_request(1, {"labels": "cat"}, IMAGE)
 
 
 def test_without_dropout_there_is_no_null_class():
-    for answer in (lambda: Labels(3).of_request(1, {}), lambda: Labels(3).of_context(1, {})):
+    for answer in (lambda: Labels(3).of_request(1, {}, IMAGE), lambda: Labels(3).of_context(1, {})):
         with pytest.raises(InputError, match="trained with labels only: give a label between 0 and 2"):
             answer()
 
@@ -100,8 +101,8 @@ def test_a_context_may_hold_the_null_class_and_a_traced_one_passes():
 
 
 def test_the_null_context_is_that_of_an_image_without_a_class():
-    np.testing.assert_array_equal(LABELS.null(2)["label"], LABELS.of_request(2, {})["label"])
-    assert Unconditional().null(2) == {} == Unconditional().of_request(2, {"labels": None})
+    np.testing.assert_array_equal(LABELS.null(2)["label"], LABELS.of_request(2, {}, IMAGE)["label"])
+    assert Unconditional().null(2) == {} == Unconditional().of_request(2, {"labels": None}, IMAGE)
 
 
 def test_data_and_batches_that_do_not_fit_are_refused():
@@ -114,11 +115,11 @@ def test_data_and_batches_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="labels from 0 to 3: this model's are 0 to 2"):
         LABELS.check_batch({"label": np.array([0, 3])})
     with pytest.raises(InputError, match="labels=1 given, but this model was trained without labels: leave it out"):
-        Unconditional().of_request(1, {"labels": 1})
+        Unconditional().of_request(1, {"labels": 1}, IMAGE)
 
 
 def test_examples_show_every_class():
-    rows = LABELS.of_request(7, LABELS.examples(7))
+    rows = LABELS.of_request(7, LABELS.examples(7), IMAGE)
     np.testing.assert_array_equal(rows["label"], [0, 1, 2, 0, 1, 2, 0])
 
 
@@ -130,7 +131,7 @@ class Model:
 
 
 def built(num_classes, **training):
-    return Labels.build(Reading({"training": training}, merged(Labels.sections)), Model(num_classes), ("a", "b"))
+    return Labels.build(Reading({"training": training}, merged(Labels.sections)), Model(num_classes), ("a", "b"), IMAGE)
 
 
 def test_the_model_says_whether_there_are_labels():

@@ -41,7 +41,7 @@ def test_time_embedding_is_two_dense_layers():
 
 
 def test_label_embedding_has_a_row_a_class_and_one_for_no_class():
-    module, labels = LabelEmbedding(10, 4), jnp.array([0, 9, 10])
+    module, labels = LabelEmbedding(11, 4), jnp.array([0, 9, 10])
     params = module.init(jax.random.key(0), labels)["params"]
     rows = params["rows"]["embedding"]
     assert rows.shape == (11, 4)
@@ -49,6 +49,6 @@ def test_label_embedding_has_a_row_a_class_and_one_for_no_class():
 
 
 def test_a_label_out_of_range_is_loud():
-    module = LabelEmbedding(10, 4)
+    module = LabelEmbedding(11, 4)
     params = module.init(jax.random.key(0), jnp.array([0]))
     assert jnp.isnan(module.apply(params, jnp.array([11]))).all()

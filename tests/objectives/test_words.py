@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from marble import builders, run
+from marble import builders, loading, run
 from marble.config import load_config
 from marble.data.loader import train_batches
 from marble.diffusion import PredictionType
@@ -109,5 +109,5 @@ def test_a_run_goes_from_words_to_images(number, tmp_path):
     config = builders.complete(config_of(*EXPERIMENTS[number]))
     state = run.run(config, str(tmp_path / "run"))
     assert int(state.step) == 2 and not state.diverged
-    images = builders.load(str(tmp_path / "run")).sample(3)
+    images = loading.load(str(tmp_path / "run")).sample(3)
     assert images.shape == (3, 8, 8, 1) and images.dtype == np.uint8 and images.std() > 0

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     require(values, "workdir", "input", "out")
     out = Path(values.out)
     check_writable("out", str(out.parent), [out.name])
-    from marble.builders import load
+    from marble.loading import load
     from marble.parallel import log_devices
     from marble.pipelines.lossless import LosslessCompressor
     from marble.pipelines.pictures import replacing

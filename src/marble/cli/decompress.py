@@ -36,10 +36,10 @@ def main(argv: list[str]) -> int:
     require(values, "workdir", "input", "out")
     check_out(values.out)
     data = read_input(values.input)
-    from marble.builders import load
     from marble.compression import read
     from marble.compression.format import header_size
     from marble.data.preprocess import to_uint8
+    from marble.loading import load
     from marble.parallel import log_devices
     from marble.pipelines.image_files import stretched, write_images
     from marble.pipelines.lossless import LosslessCompressor

@@ -54,7 +54,7 @@ def check(values: flags.FlagValues) -> bool:
         raise InputError("--strength is for --init_image without --mask, and for --interpolate: leave it out")
     if values.resamples is not None and values.mask is None:
         raise InputError("--resamples is for --mask: leave it out")
-    for name in ("gif", "batch_size", "guidance_interval", "guidance_rescale", "eta"):
+    for name in ("gif", "batch_size", "guidance_interval", "guidance_rescale", "eta", "height", "width"):
         if edits and values[name].present:
             raise InputError(f"--{name} is not for images made from images: leave it out")
     if values.interpolate is not None and values["first"].present:
@@ -69,6 +69,7 @@ def edited(pipe: Any, values: flags.FlagValues) -> np.ndarray:
     from marble.pipelines.image_files import read_pictures
 
     asked = dict(steps=values.steps, guidance_scale=values.guidance_scale, labels=values.label)
+    asked |= dict(text=values.text, negative_text=values.negative_text)
     options = dict(seed=values.seed, progress=is_first(), **asked)
     strength = 0.5 if values.strength is None else values.strength
     if values.interpolate is not None:

@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
 
 def measure(values: flags.FlagValues, flow: Any) -> int:
     """Evaluates in all processes; the first one writes what they found."""
-    from marble import builders, run, workdir
+    from marble import builders, loading, run, workdir
     from marble.parallel import agreement, explained_memory_error
     from marble.pipelines.measured import MeasureOptions
 
@@ -85,7 +85,7 @@ def measure(values: flags.FlagValues, flow: Any) -> int:
         raise InputError(f"{source.name} has no held-out split: give --split {'|'.join(source.splits)}")
     examples = source.read(split)
     which = dict(raw_params=values.raw_params, ema_length=values.ema_length)
-    step, pipe = builders.load_step(values.workdir, step=values.step, **which)
+    step, pipe = loading.load_step(values.workdir, step=values.step, **which)
     for name, reason in pipe.options_unread().items():
         refuse(values, FLAGS_OF.get(name, (name,)), reason)
     options = MeasureOptions(values.num, values.seed, values.batch_size, values.variance_type, values.decoder, flow)

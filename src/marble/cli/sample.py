@@ -1,9 +1,13 @@
 """marble sample: draws images from a trained model.
 
   marble sample --workdir runs/digits --num 64 --seed 0 --out out
+  marble sample --workdir sd15 --text "a red fox" --negative_text blurry --num 4 --steps 20 --sampler dpm_solver_2m
 
 Writes OUT/samples.png (a grid), OUT/samples.npz (arr_0, uint8 [num h w c]) and, with --gif, OUT/trajectory.gif: the
 reverse process from noise to image. Image i depends on the seed and i alone: --first 64 goes on where 64 images ended.
+
+A workdir is that of a run, or a checkpoint's folder as diffusers has it. --text @FILE has a prompt on each line, which
+the images take in turn.
 
 Images from images: with --init_image F [--strength S] variations of it; with --mask M too, those of its pixels drawn
 anew that are white in M; with --interpolate A B the images between two.
@@ -18,6 +22,7 @@ from absl import flags
 from marble.cli import edit
 from marble.cli.flags import check_writable, parse, require
 from marble.errors import InputError
+from marble.storage import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +38,16 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("seed", 0, "Seed of the run of images.", **text)
     flags.DEFINE_integer("first", 0, "Index of the first image.", **text)
     flags.DEFINE_string("label", None, "Class of all images, its name or number, for a conditional model.", **text)
+    flags.DEFINE_string("text", None, "What the images are of, for a model of texts; @FILE has one a line.", **text)
+    flags.DEFINE_string("negative_text", None, "What guidance goes away from, in place of no text.", **text)
+    flags.DEFINE_integer("height", None, "Of the images, for models that make any size (default: the model's).", **text)
+    flags.DEFINE_integer("width", None, "The same for their width.", **text)
+    flags.DEFINE_string("dtype", None, "float32 or bfloat16, what is computed in (default: the config's).", **text)
     flags.DEFINE_string("sampler", None, "Name of the sampler (default: the config's).", **text)
     flags.DEFINE_integer("steps", None, "Sampling steps, at most T (default: the config's).", **text)
-    flags.DEFINE_float("guidance_scale", None, "How far to go towards the label; 1 is the model as it is.", **text)
+    flags.DEFINE_float(
+        "guidance_scale", None, "How far to go towards the label or text; 1 is the model as it is.", **text
+    )
     flags.DEFINE_list("guidance_interval", None, "LOW,HIGH: the noise levels sigma / alpha that are guided.", **text)
     flags.DEFINE_float("guidance_rescale", None, "Share of the deviation before guidance to go back to, 0..1.", **text)
     flags.DEFINE_float("eta", None, "Share of the noise that the sampler ddim draws anew, 0..1.", **text)
@@ -53,6 +65,7 @@ def main(argv: list[str]) -> int:
     values = parse("sample", __doc__, edit.joined(argv), define)
     require(values, "workdir")
     edits = edit.check(values)
+    values.text = prompts(values.text, values.num, values.first)
     written = ["samples.png", "samples.npz", *(["trajectory.gif"] if values.gif else [])]
     check_writable("out", values.out, written)
     from marble.parallel import agreement, hosts, use_compilation_cache
@@ -76,7 +89,7 @@ def main(argv: list[str]) -> int:
 
 def draw(values: flags.FlagValues, edits: bool) -> Any:
     """The images that were asked for, and with --gif the frames; in several processes, each has all."""
-    from marble.builders import load
+    from marble.loading import load
     from marble.parallel import agreement, explained_memory_error
 
     pipe = load(
@@ -86,6 +99,7 @@ def draw(values: flags.FlagValues, edits: bool) -> Any:
         ema_length=values.ema_length,
         sampler=values.sampler,
         guide=values.guide,
+        dtype=values.dtype,
     )
     with explained_memory_error():
         if edits:
@@ -94,6 +108,10 @@ def draw(values: flags.FlagValues, edits: bool) -> Any:
             values.num,
             seed=values.seed,
             labels=values.label,
+            text=values.text,
+            negative_text=values.negative_text,
+            height=values.height,
+            width=values.width,
             steps=values.steps,
             first=values.first,
             batch_size=values.batch_size,
@@ -104,6 +122,21 @@ def draw(values: flags.FlagValues, edits: bool) -> Any:
             num_frames=NUM_FRAMES if values.gif else 0,
             progress=agreement.is_first(),
         )
+
+
+def prompts(text: str | None, num: int, first: int) -> str | list[str] | None:
+    """The text for all images, or of the file that it names one for each, in turn; InputError where there is none."""
+    if text is None or not text.startswith("@"):
+        return text
+    path = Path(expanded(text[1:]))
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--text {text}: {path} can't be read: {error}") from error
+    lines = [line for line in lines if line]
+    if not lines:
+        raise InputError(f"--text {text}: {path} has no prompt in it: write one a line")
+    return [lines[i % len(lines)] for i in range(first, first + max(num, 0))]
 
 
 def numbers(flag: str, values: list[str] | None) -> list[float] | None:

@@ -1,4 +1,8 @@
-"""The protocol of a codec: the space that diffuses, and the way there and back."""
+"""The protocol of a codec: the space that diffuses, and the way there and back.
+
+A codec is a pytree (``flax.struct.dataclass``): the parameters of its network are its leaves, so that programs take it
+as an argument, and all else about it is static.
+"""
 
 from typing import Protocol
 
@@ -13,8 +17,11 @@ class Codec(Protocol):
     spec: ImageSpec
     """Of x_0: the shape and the levels of the space that diffuses."""
 
-    def encode(self, images: Array, key: Array) -> Array:
-        """x_0 of images; key is for a codec that draws."""
+    def encode(self, images: Array, keys: Array | None = None) -> Array:
+        """x_0 of images; keys [b] are for a codec that draws, which without them gives the mean."""
 
     def decode(self, x_0: Array) -> Array:
         """The images of x_0."""
+
+    def resized(self, height: int, width: int) -> "Codec":
+        """The codec of images of another size; InputError for one that it can't have."""

@@ -2,6 +2,9 @@
 
 A context is a mapping of arrays [b ...] that only the network reads. Between the data and the network, and between
 a request and the network, nothing else knows its keys: losses, guidance and pipelines hand it on.
+
+A conditioner is a pytree (``flax.struct.dataclass``): the parameters of an encoder that it has are its leaves, so that
+programs take it as an argument, and all else about it is static.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +15,7 @@ import flax.linen as nn
 
 from marble.errors import InputError
 from marble.schema import Reading, Section
-from marble.typing import Array, Batch, Context, Rows
+from marble.typing import Array, Batch, Context, ImageSpec, Rows
 
 Request = Mapping[str, Any]
 """What is asked of a pipeline by keywords beside seed, steps and their like: ``labels``. None is not asked."""
@@ -37,8 +40,10 @@ class Conditioner(Protocol):
     """What to change where ``has_null`` is needed: ends the sentence 'this needs ...'."""
 
     @classmethod
-    def build(cls, reading: Reading, model: nn.Module, class_names: Sequence[str] | None) -> "Conditioner":
-        """*host* The conditioner of a config with this model, of data whose classes have these names."""
+    def build(
+        cls, reading: Reading, model: nn.Module, class_names: Sequence[str] | None, image: ImageSpec
+    ) -> "Conditioner":
+        """*host* The conditioner of a config with this model, of such images, whose classes have these names."""
 
     def context(self, batch: Batch, key: Array, *, train: bool) -> Context:
         """What the model is told of a batch; in training some images get the null context, by their own keys."""
@@ -49,8 +54,11 @@ class Conditioner(Protocol):
     def of_rows(self, rows: Batch) -> Context:
         """The context of what ``of_request`` gave, or of a batch of data."""
 
-    def of_request(self, num: int, request: Request) -> Rows:
-        """*host* What num images need of a request, [num ...]; InputError for what can't be read, or is missing."""
+    def null_of_rows(self, rows: Batch) -> Context:
+        """What guidance goes away from for such rows: the null context, of one image for all or of each."""
+
+    def of_request(self, num: int, request: Request, image: ImageSpec) -> Rows:
+        """*host* What num such images need of a request, [num ...]; InputError for what is missing or can't be read."""
 
     def of_context(self, num: int, context: Context) -> Context:
         """*host* A context that somebody made for num images: checked, and where it says nothing, null."""

@@ -1,26 +1,42 @@
 """The codec of pixels: what diffuses is the image."""
 
-import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
 
+from flax import struct
+
+from marble.schema import Reading, Section
 from marble.typing import Array, ImageSpec
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Identity:
     """x_0 is the image."""
 
-    image: ImageSpec
+    image: ImageSpec = struct.field(pytree_node=False)
+
+    sections: ClassVar[Mapping[str, Section]] = {}
+
+    @classmethod
+    def build(cls, reading: Reading, image: ImageSpec) -> "Identity":
+        """The codec of these images."""
+        del reading
+        return cls(image)
 
     @property
     def spec(self) -> ImageSpec:
         """That of the images."""
         return self.image
 
-    def encode(self, images: Array, key: Array) -> Array:
+    def encode(self, images: Array, keys: Array | None = None) -> Array:
         """The images."""
-        del key
+        del keys
         return images
 
     def decode(self, x_0: Array) -> Array:
         """x_0."""
         return x_0
+
+    def resized(self, height: int, width: int) -> "Identity":
+        """Images of another size."""
+        return Identity(self.image._replace(shape=(height, width, self.image.shape[-1])))

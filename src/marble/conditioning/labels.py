@@ -9,13 +9,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from marble.conditioning.conditioner import Conditioner, Request, refuse_unread
 from marble.conditioning.unconditional import Unconditional
 from marble.data.preprocess import example_keys
 from marble.errors import InputError
 from marble.schema import Reading, Section, nearest
-from marble.typing import Array, Batch, Context, Rows
+from marble.typing import Array, Batch, Context, ImageSpec, Rows
 
 NUMBER = re.compile(r"[+-]?[0-9]+")
 
@@ -32,13 +33,13 @@ class LabelWords:
             raise InputError(f"training.label_dropout={self.label_dropout} must be between 0 and 1")
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Labels:
     """One class an image. With label_dropout 0 there is no null class: every image has to have a label."""
 
-    num_classes: int
-    label_dropout: float = 0.0
-    class_names: Sequence[str] | None = None
+    num_classes: int = struct.field(pytree_node=False)
+    label_dropout: float = struct.field(pytree_node=False, default=0.0)
+    class_names: tuple[str, ...] | None = struct.field(pytree_node=False, default=None)
     """In the order of the labels, where the data name them: a request may give them in place of numbers."""
 
     keys = ("label",)
@@ -48,11 +49,19 @@ class Labels:
     sections: ClassVar[Mapping[str, Section]] = {"training": Section(constructors=(LabelWords,))}
 
     @classmethod
-    def build(cls, reading: Reading, model: nn.Module, class_names: Sequence[str] | None) -> Conditioner:
+    def build(
+        cls, reading: Reading, model: nn.Module, class_names: Sequence[str] | None, image: ImageSpec
+    ) -> Conditioner:
         """The conditioner of a model: of ``model.num_classes`` classes, and unconditional where that is None."""
+        del image
         words, num_classes = reading.make("training", LabelWords), getattr(model, "num_classes", None)
         if num_classes is not None:
-            return cls(num_classes, words.label_dropout, class_names)
+            if words.label_dropout and not getattr(model, "has_null_class", True):
+                raise InputError(
+                    f"training.label_dropout={words.label_dropout} is for models with a row for no class: this "
+                    f"{type(model).__name__} has none, set it to 0"
+                )
+            return cls(num_classes, words.label_dropout, class_names and tuple(class_names))
         if words.label_dropout:
             raise InputError(
                 "training.label_dropout is for models with labels: set model.num_classes too, or leave it 0"
@@ -82,8 +91,14 @@ class Labels:
         """Their labels."""
         return {"label": rows["label"]}
 
-    def of_request(self, num: int, request: Request) -> Rows:
+    def null_of_rows(self, rows: Batch) -> Context:
+        """The null class, once for all."""
+        del rows
+        return self.null(1)
+
+    def of_request(self, num: int, request: Request, image: ImageSpec) -> Rows:
         """``labels``: one class for all or one an image, by number or by name; None is the null class."""
+        del image
         refuse_unread(request, self.requests)
         return {"label": self._numbers(request.get("labels"), num, highest=self.num_classes - 1)}
 

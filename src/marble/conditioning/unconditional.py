@@ -1,12 +1,12 @@
 """The conditioner of models that are told nothing but x_t and t."""
 
-import dataclasses
+from flax import struct
 
 from marble.conditioning.conditioner import Request, refuse_unread
-from marble.typing import Array, Batch, Context, Rows
+from marble.typing import Array, Batch, Context, ImageSpec, Rows
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Unconditional:
     """No context."""
 
@@ -31,9 +31,14 @@ class Unconditional:
         del rows
         return {}
 
-    def of_request(self, num: int, request: Request) -> Rows:
+    def null_of_rows(self, rows: Batch) -> Context:
+        """Nothing."""
+        del rows
+        return {}
+
+    def of_request(self, num: int, request: Request, image: ImageSpec) -> Rows:
         """Nothing; InputError where something is asked for."""
-        del num
+        del num, image
         refuse_unread(request)
         return {}
 

@@ -84,7 +84,7 @@ def params_of(table: Table, tensors: Tensors, shapes: Any, *, dtype: Any = np.fl
     """
     check(table, tensors, shapes, source=source)
     read = {ours: np.asarray(layout.to_ours(tensors[theirs].read()), dtype) for ours, theirs, layout in table}
-    return traverse_util.unflatten_dict({path: np.ascontiguousarray(a) for path, a in read.items()}, sep="/")
+    return traverse_util.unflatten_dict({path: np.asarray(a, order="C") for path, a in read.items()}, sep="/")
 
 
 def tensors_of(table: Table, params: Any, *, dtype: Any = None) -> Iterator[tuple[str, np.ndarray]]:
@@ -93,7 +93,7 @@ def tensors_of(table: Table, params: Any, *, dtype: Any = None) -> Iterator[tupl
     check_paths(table, ours)
     for path, theirs, layout in table:
         array = layout.to_theirs(np.asarray(jax.device_get(ours[path])))
-        yield theirs, np.ascontiguousarray(array, dtype or array.dtype)
+        yield theirs, np.asarray(array, dtype or array.dtype, order="C")
 
 
 def check_paths(table: Table, ours: Iterable[str]) -> None:

@@ -1,7 +1,29 @@
 """Networks: flax.linen modules that know no noise schedule."""
 
+from marble.models.adm import AdmClassifier, AdmUNet
+from marble.models.autoencoder_kl import AutoencoderKL
+from marble.models.bert import Bert
+from marble.models.clip import Clip, ClipText, ClipVision
+from marble.models.conditional_unet import ConditionalUNet
+from marble.models.dit import DiT
 from marble.models.log_snr import LearnedLinear, LearnedMonotone
+from marble.models.tiny_autoencoder import TinyAutoencoder
 from marble.models.unet import UNet
 from marble.models.vae import VAE
 
-__all__ = ["VAE", "LearnedLinear", "LearnedMonotone", "UNet"]
+__all__ = [
+    "VAE",
+    "AdmClassifier",
+    "AdmUNet",
+    "AutoencoderKL",
+    "Bert",
+    "Clip",
+    "ClipText",
+    "ClipVision",
+    "ConditionalUNet",
+    "DiT",
+    "LearnedLinear",
+    "LearnedMonotone",
+    "TinyAutoencoder",
+    "UNet",
+]

@@ -27,8 +27,8 @@ class AutoencoderKL(nn.Module):
     """``encode`` images [b h w c] -> (mean, log_variance) [b h/f w/f latent_channels], and ``decode`` back.
 
     f is 2^(levels - 1). Images are float in [-1, 1]; what is decoded may leave that range. A call decodes the encoder's
-    mean. Level i has ``channels * channel_mult[i]`` channels; ``use_quant_conv`` is whether a dense layer stands on each
-    side of the latents. ``dtype`` is what is computed in, ``remat`` computes blocks again in the gradient. An
+    mean. Level i has ``channels * channel_mult[i]`` channels; ``use_quant_conv`` is whether a dense layer stands on
+    each side of the latents. ``dtype`` is what is computed in, ``remat`` computes blocks again in the gradient. An
     InputError, at trace time, for sizes that don't fit.
     """
 

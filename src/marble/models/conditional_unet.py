@@ -8,7 +8,7 @@ SDXL (``channel_mult`` (1, 2, 4), ``transformer_depth`` (0, 2, 10), ``middle_dep
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -60,6 +60,13 @@ class ConditionalUNet(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     attention_implementation: Implementation | None = None
+
+    takes_any_size: ClassVar[bool] = True
+
+    @property
+    def size_factor(self) -> int:
+        """What h and w have to be multiples of."""
+        return 2 ** (len(self.channel_mult) - 1)
 
     @nn.compact
     def __call__(self, x_t: Array, t: Array, context: Context | None = None, *, train: bool = False) -> Array:
@@ -135,7 +142,7 @@ class ConditionalUNet(nn.Module):
                     f"model.{name}={getattr(self, name)} must have a number a level, as "
                     f"channel_mult={self.channel_mult} has"
                 )
-        factor = 2 ** (len(self.channel_mult) - 1)
+        factor = self.size_factor
         if x_t.ndim != 4 or x_t.shape[1] % factor or x_t.shape[2] % factor:
             raise InputError(
                 f"x_t of shape {list(x_t.shape)}: {len(self.channel_mult)} levels take [b h w c] "

@@ -66,19 +66,19 @@ def _mapped(x: Array, features: int, dtype: Any) -> Array:
 
 
 class LabelEmbedding(nn.Module):
-    """label [b] int32 -> [b features]: a learned row a class, and one more, ``num_classes``, for no class.
+    """label [b] int32 -> [b features]: a learned row a class, and where a model knows no class, one more for that.
 
-    Rows start as N(0, 1) (Dhariwal and Nichol 2021). A label outside 0..num_classes gives NaNs.
+    Rows start as N(0, 1) (Dhariwal and Nichol 2021). A label outside 0..num_rows-1 gives NaNs.
     """
 
-    num_classes: int
+    num_rows: int
     features: int
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, label: Array) -> Array:
         rows = nn.Embed(
-            self.num_classes + 1,
+            self.num_rows,
             self.features,
             dtype=self.dtype,
             embedding_init=nn.initializers.normal(1.0),

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from marble.errors import InputError
 from marble.models.attention import SelfAttention
-from marble.models.embeddings import LabelEmbedding, TimeEmbedding
+from marble.models.embeddings import Convention, LabelEmbedding, TimeEmbedding
 from marble.models.layers import GroupNorm, check_sizes, conv, wide
 from marble.models.resample import Upsample, downsample
 from marble.models.resnet import ResBlock
@@ -29,25 +29,35 @@ class UNet(nn.Module):
     """x_t [b h w c], t [b] (steps, integers or floats), context -> [b h w out_channels] float32.
 
     Level i has ``channels * channel_mult[i]`` channels. With ``num_classes`` the context may hold ``label`` [b] in
-    0..num_classes, where ``num_classes`` is the null class; no label means the null class. With ``reads_x_0`` it may
+    0..num_classes, where ``num_classes`` is the null class, unless ``has_null_class`` is False, as for some published
+    weights; no label means the null class. With ``reads_x_0`` it may
     hold ``x_0`` [b h w c], an earlier estimate of the image; none means zeros (Chen et al. 2022). ``dtype`` is what is
     computed in (parameters stay float32), and ``remat`` computes the residual blocks a second time in the gradient
     instead of keeping their insides. ``train`` switches dropout on; then ``rngs={"dropout": key}`` is needed.
 
-    An InputError, at trace time, for: channels that num_groups or num_heads don't divide; h or w that the levels
-    can't halve; a context that the network doesn't read.
+    Other libraries' U-Nets of this shape differ in four numbers, whose defaults are the paper's: ``head_channels``,
+    channels a head, from which each level has its number of heads, in place of num_heads; the ``epsilon`` of the
+    normalisations; ``time_convention``, how sinusoids of t stand; and ``pads_both_sides`` where the sides halve.
+
+    An InputError, at trace time, for: channels that num_groups, num_heads or head_channels don't divide; h or w that
+    the levels can't halve; a context that the network doesn't read.
     """
 
     out_channels: int = 3
     channels: int = 128
-    channel_mult: Sequence[int] = (1, 2, 2, 2)
+    channel_mult: Sequence[float] = (1, 2, 2, 2)
     num_res_blocks: int = 2
     attention_resolutions: Sequence[int] = (16,)
     num_heads: int = 1
     dropout: float = 0.0
     num_groups: int = 32
     num_classes: int | None = None
+    has_null_class: bool = True
     reads_x_0: bool = False
+    head_channels: int | None = None
+    epsilon: float = 1e-6
+    time_convention: Convention = "ddpm"
+    pads_both_sides: bool = False
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -63,23 +73,25 @@ class UNet(nn.Module):
         h = self._attention("middle_attention", h)
         h = self._block("middle_block_1", h, self._width(-1), emb, train)
         h = self._up(h, skips, emb, train)
-        h = nn.swish(GroupNorm(self.num_groups, dtype=self.dtype, name="norm_out")(h))
+        h = nn.swish(GroupNorm(self.num_groups, self.epsilon, dtype=self.dtype, name="norm_out")(h))
         return conv(self.out_channels, zero=True, dtype=self.dtype, name="conv_out")(h).astype(wide(self.dtype))
 
     def _embed(self, t: Array, context: Context) -> Array:
         """Time and label [b 4*channels]."""
-        emb = TimeEmbedding(self.channels, dtype=self.dtype, name="time")(t)
+        emb = TimeEmbedding(self.channels, self.dtype, convention=self.time_convention, name="time")(t)
         if self.num_classes is None:
             return emb
         label = context.get("label", jnp.full(t.shape, self.num_classes, jnp.int32))
-        return emb + LabelEmbedding(self.num_classes, 4 * self.channels, dtype=self.dtype, name="label")(label)
+        num_rows = self.num_classes + self.has_null_class
+        return emb + LabelEmbedding(num_rows, 4 * self.channels, dtype=self.dtype, name="label")(label)
 
     def _down(self, h: Array, emb: Array, train: bool) -> tuple[Array, list[Array]]:
         """The levels from wide to narrow images, and every block's output on the way."""
         skips = [h]
         for level in range(len(self.channel_mult)):
             if level > 0:
-                h = downsample(h.shape[-1], dtype=self.dtype, name=f"down_{level}_sample")(h)
+                options = dict(pads_both_sides=self.pads_both_sides, dtype=self.dtype, name=f"down_{level}_sample")
+                h = downsample(h.shape[-1], **options)(h)
                 skips.append(h)
             for i in range(self.num_res_blocks):
                 h = self._block(f"down_{level}_block_{i}", h, self._width(level), emb, train)
@@ -104,16 +116,26 @@ class UNet(nn.Module):
     def _block(self, name: str, h: Array, features: int, emb: Array, train: bool) -> Array:
         block = nn.remat(ResBlock) if self.remat else ResBlock
         dropout = self.dropout if train else 0.0
-        return block(features, dropout, self.num_groups, self.dtype, name=name)(h, emb)
+        return block(features, dropout, self.num_groups, self.dtype, self.epsilon, name=name)(h, emb)
 
     def _attention(self, name: str, h: Array) -> Array:
-        return SelfAttention(self.num_heads, self.num_groups, self.dtype, name=name)(h)
+        num_heads = self.num_heads
+        if self.head_channels is not None:
+            if h.shape[-1] % self.head_channels:
+                raise InputError(f"{h.shape[-1]} channels can't be split into heads of {self.head_channels} channels")
+            num_heads = h.shape[-1] // self.head_channels
+        return SelfAttention(num_heads, self.num_groups, self.dtype, self.epsilon, name=name)(h)
 
     def _width(self, level: int) -> int:
-        return self.channels * self.channel_mult[level]
+        return round(self.channels * self.channel_mult[level])
 
     def _check(self, x_t: Array, context: Context) -> None:
         check_sizes(self, ("channels", "num_res_blocks", "num_groups", "num_heads"))
+        if self.head_channels is not None and (self.head_channels < 1 or self.num_heads != 1):
+            raise InputError(
+                f"model.head_channels={self.head_channels} must be at least 1, and model.num_heads={self.num_heads} "
+                "left out: channels a head say how many heads there are"
+            )
         factor = 2 ** (len(self.channel_mult) - 1)
         if x_t.ndim != 4 or x_t.shape[1] % factor or x_t.shape[2] % factor:
             raise InputError(

@@ -7,18 +7,19 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from marble import diffusion
-from marble.conditioning import Codec, Conditioner, Identity, Labels
+from marble.conditioning import Autoencoder, Codec, Conditioner, Identity, Labels, Text
+from marble.data.preprocess import example_keys
 from marble.diffusion import NoiseSchedule, weighting
 from marble.diffusion.timesteps import LossHistory
 from marble.errors import InputError
-from marble.models import LearnedLinear, LearnedMonotone, UNet
+from marble.models import AdmUNet, ConditionalUNet, DiT, LearnedLinear, LearnedMonotone, UNet
 from marble.objectives.denoising import diffusion_loss_fn
 from marble.objectives.diffusion_config import (
     FIXED,
@@ -29,12 +30,12 @@ from marble.objectives.diffusion_config import (
 )
 from marble.objectives.draws import empty_sums, log_by_t
 from marble.objectives.learned_schedule import CURVE, schedule_of, variational_loss_fn
-from marble.objectives.objective import DTYPES, Given
+from marble.objectives.objective import Given
 from marble.objectives.samplers import SAMPLERS, named_sampler, with_schedule
 from marble.parallel import DeviceMapping
 from marble.pipelines import DiffusionPipeline, SamplingConfig
 from marble.sampling import Sampler
-from marble.schema import Reading, Section, schema
+from marble.schema import DTYPES, Reading, Section, schema
 from marble.training.step import LossFn
 from marble.typing import Array, Batch, ImageSpec
 
@@ -42,7 +43,9 @@ logger = logging.getLogger(__name__)
 
 CODEC_DRAW = 5
 """Folded into a step's key for what the codec draws, apart from the draws of the loss."""
-CONDITIONERS = {"labels": Labels}
+CONDITIONERS = {"labels": Labels, "text": Text}
+CODECS = {"identity": Identity, "autoencoder": Autoencoder}
+MODELS = {"unet": UNet, "conditional_unet": ConditionalUNet, "dit": DiT, "adm": AdmUNet}
 SCHEDULES = {
     "linear": diffusion.linear,
     "scaled_linear": diffusion.scaled_linear,
@@ -70,6 +73,13 @@ WEIGHTINGS = {
 }
 
 
+class Frozen(NamedTuple):
+    """What the loss reads beside the parameters that are trained."""
+
+    codec: Codec
+    conditioner: Conditioner
+
+
 @dataclasses.dataclass(frozen=True)
 class Diffusion:
     """A diffusion model's."""
@@ -89,9 +99,9 @@ class Diffusion:
     """Another one, by its name."""
     sampling: SamplingConfig
 
-    choices: ClassVar[Mapping[str, Mapping[str, Any]]] = {"conditioner": CONDITIONERS}
+    choices: ClassVar[Mapping[str, Mapping[str, Any]]] = {"conditioner": CONDITIONERS, "codec": CODECS}
     sections: ClassVar[Mapping[str, Section]] = {
-        "model": Section({"name": {"unet": UNet}, "dtype": DTYPES}, ("name",)),
+        "model": Section({"name": MODELS, "dtype": DTYPES}, ("name",)),
         "diffusion": Section(
             {"beta_schedule": SCHEDULES, "weighting": WEIGHTINGS}, ("beta_schedule", DiffusionConfig, "weighting")
         ),
@@ -117,13 +127,13 @@ class Diffusion:
         make_schedule, weigh = (reading.named("diffusion", key) for key in ("beta_schedule", "weighting"))
         name = next(name for name, make in SCHEDULES.items() if make is make_schedule)
         schedule = words.stretched(reading.make("diffusion", make_schedule), name)
-        codec = Identity(given.image)
+        codec = given.parts["codec"].build(reading, given.image)
         model = reading.make(
             "model",
             "name",
             dtype=reading.named("model", "dtype"),
             out_channels=codec.spec.shape[-1] * (2 if words.learns_variance else 1),
-            reads_x_0=training.self_conditioning,
+            **_self_conditioned(reading.named("model", "name"), training.self_conditioning),
         )
         named = functools.partial(named_sampler, schedule, reading.arguments("sampling", "sampler"))
         sampler = with_schedule(
@@ -132,7 +142,7 @@ class Diffusion:
         built = cls(
             model=model,
             codec=codec,
-            conditioner=given.parts["conditioner"].build(reading, model, given.class_names),
+            conditioner=given.parts["conditioner"].build(reading, model, given.class_names, given.image),
             schedule=schedule,
             config=words,
             weighting=functools.partial(weigh, **reading.arguments("diffusion", weigh)),
@@ -211,36 +221,42 @@ class Diffusion:
         return LossHistory.empty(self.schedule.num_train_timesteps)
 
     def loss_fn(self, *, train: bool) -> LossFn:
-        """The loss, in training with dropout, of the context too."""
+        """The loss of images, that of the x_0 they are encoded to; in training with dropout, of the context too."""
+
+        def loss_fn(params: Any, batch: Batch, key: Array, history: Any = None, frozen: Frozen | None = None) -> Any:
+            codec, conditioner = frozen or (self.codec, self.conditioner)
+            keys = example_keys(jax.random.fold_in(key, CODEC_DRAW), batch)
+            x_0 = codec.encode(batch["image"], keys)
+            memory = () if history is None else (history,)
+            return self._loss_of_x_0(conditioner, train=train)(params, {**batch, "image": x_0}, key, *memory)
+
+        return loss_fn
+
+    def _loss_of_x_0(self, conditioner: Conditioner, *, train: bool) -> LossFn:
         options = dict(
             prediction_type=self.config.prediction_type,
             timestep_sampling=self.training.timestep_sampling,
             batch_size=self.batch_size,
-            levels=self.codec.spec.levels,
-            conditioner=self.conditioner,
+            # The bound's last term is of pixels; of latents, DiT's own training takes it as if they had as many levels.
+            levels=self.codec.spec.levels or self.image.levels,
+            conditioner=conditioner,
             train=train,
         )
         if self.learns_schedule:
-            return self._of_images(variational_loss_fn(self.model, self.schedule, **options))
-        return self._of_images(
-            diffusion_loss_fn(
-                self.model,
-                self.schedule,
-                variance_type=self.config.variance_type,
-                weighting=self.weighting,
-                self_conditioning=self.training.self_conditioning,
-                **options,
-            )
+            return variational_loss_fn(self.model, self.schedule, **options)
+        return diffusion_loss_fn(
+            self.model,
+            self.schedule,
+            variance_type=self.config.variance_type,
+            weighting=self.weighting,
+            self_conditioning=self.training.self_conditioning,
+            **options,
         )
 
-    def _of_images(self, loss_fn: LossFn) -> LossFn:
-        """The loss of images, made of that of x_0."""
-
-        def of_images(params: Any, batch: Batch, key: Array, *memory: Any) -> Any:
-            x_0 = self.codec.encode(batch["image"], jax.random.fold_in(key, CODEC_DRAW))
-            return loss_fn(params, {**batch, "image": x_0}, key, *memory)
-
-        return of_images
+    def frozen(self) -> "Frozen | None":
+        """The parts that the loss reads and no step changes, arrays on the host; None where they have no parameters."""
+        parts = Frozen(self.codec, self.conditioner)
+        return parts if jax.tree.leaves(parts) else None
 
     def sums(self) -> Mapping[str, Array]:
         """The metrics of the loss over nothing."""
@@ -277,3 +293,12 @@ class Diffusion:
     def examples(self, num: int) -> Mapping[str, Any]:
         """A request that shows what the model can be told."""
         return self.conditioner.examples(num)
+
+
+def _self_conditioned(model: type[nn.Module], is_asked: bool) -> dict[str, bool]:
+    """The argument of a model that can read its own estimate; InputError where that is asked of another."""
+    if "reads_x_0" in model.__dataclass_fields__:
+        return {"reads_x_0": is_asked}
+    if is_asked:
+        raise InputError(f"training.self_conditioning is for models that read it: a {model.__name__} does not")
+    return {}

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from marble.diffusion.timesteps import LossHistory
 from marble.parallel import DeviceMapping
@@ -16,9 +15,6 @@ from marble.schema import Reading, Section
 from marble.training.loop import TrainingConfig
 from marble.training.step import LossFn
 from marble.typing import Array, ImageSpec
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-"""What a model can compute in."""
 
 
 class Given(NamedTuple):
@@ -68,6 +64,9 @@ class Objective(Protocol):
 
     def loss_fn(self, *, train: bool) -> LossFn:
         """The loss of prepared batches, in training with dropout; its metrics are sums over images."""
+
+    def frozen(self) -> Any:
+        """What the loss takes as its argument frozen: arrays, on the host, that no step changes; None for nothing."""
 
     def sums(self) -> Mapping[str, Array]:
         """The metrics of the loss over nothing."""

@@ -12,11 +12,11 @@ from marble import vae
 from marble.data.preprocess import example_keys
 from marble.errors import InputError
 from marble.models import VAE
-from marble.objectives.objective import DTYPES, Given
+from marble.objectives.objective import Given
 from marble.parallel import DeviceMapping
 from marble.pipelines import VAEPipeline, VAESamplingConfig
 from marble.sampling import noise_like
-from marble.schema import Reading, Section
+from marble.schema import DTYPES, Reading, Section
 from marble.training.state import no_sum
 from marble.training.step import LossFn
 from marble.typing import Array, Batch, ImageSpec
@@ -70,6 +70,9 @@ class VariationalAutoencoder:
     def init_params(self, key: Array) -> Any:
         """The model's initial parameters."""
         return self.model.init(key, *self.model_inputs())["params"]
+
+    def frozen(self) -> None:
+        """Nothing."""
 
     def loss_history(self) -> None:
         """There is no t to draw."""

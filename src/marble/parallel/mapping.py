@@ -128,6 +128,10 @@ class MeshMapping:
         sharding = self.batch_sharding(batch_axis)
         return {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding) for k, v in rows.items()}
 
+    def shape_everywhere(self, x: np.ndarray) -> jax.ShapeDtypeStruct:
+        """The shape of an array that every device has whole."""
+        return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=self.everywhere)
+
     def batch_sharding(self, batch_axis: int = 0) -> NamedSharding:
         """Of an array whose batch axis is split over the devices."""
         return NamedSharding(self.mesh, PartitionSpec(*[None] * batch_axis, AXIS))

@@ -1,7 +1,8 @@
 """A trained network in use: what it says of noised images, guided or as it is."""
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,9 +15,19 @@ from marble.errors import InputError
 from marble.parallel import DeviceMapping, ParallelConfig, in_32_bits
 from marble.pipelines.copies import Copyable
 from marble.pipelines.guidance import Guidance, check_guide
-from marble.pipelines.rows import check_spelling, checked_times, image_indices, whole
+from marble.pipelines.rows import batches, check_spelling, checked_times, fitting_batch_size, image_indices, whole
 from marble.pipelines.settings import SamplingConfig
-from marble.typing import Array, Context, DenoiseFn, ImageSpec, Level, Prediction
+from marble.typing import Array, Batch, Context, DenoiseFn, ImageSpec, Level, Prediction
+
+
+class AllParams(NamedTuple):
+    """All that a pipeline's programs read and that never changes between calls: pytrees of arrays."""
+
+    model: Any
+    guide: Any
+    """A weaker model's, or None."""
+    codec: Codec
+    conditioner: Conditioner
 
 
 class TrainedDenoiser(Copyable):
@@ -46,6 +57,8 @@ class TrainedDenoiser(Copyable):
         self.mapping = mapping or ParallelConfig().open()
         self.params = self.mapping.place(params)
         self._denoise = jax.jit(self._predict)
+        self._encode = self.mapping.compile_rows(lambda codec, batch: codec.encode(batch["rows"]))
+        self._decode = self.mapping.compile_rows(lambda codec, batch: codec.decode(batch["rows"]))
         if guide is not None:
             check_guide(self.schedule, self.image, guide)
         self.guidance()
@@ -65,17 +78,61 @@ class TrainedDenoiser(Copyable):
         """The names of the classes in the order of the labels, where the model is told them by name."""
         return getattr(self.conditioner, "class_names", None)
 
-    def all_params(self, params: Any = None) -> tuple[Any, Any]:
-        """The parameters that ``guided_fn`` takes first: the model's, or those in place of them, and the guide's."""
-        return self.params if params is None else params, self._guide and self._guide.params
+    def all_params(self, params: Any = None, *, image: ImageSpec | None = None) -> AllParams:
+        """What programs take first; params stand in place of the model's, image in that of its own size."""
+        mine = self.params if params is None else params
+        codec, conditioner = self._placed
+        codec = codec if image is None else codec.resized(*image.shape[:2])
+        return AllParams(mine, self._guide and self._guide.params, codec, conditioner)
 
-    def guided_fn(self, params: Any, guide_params: Any, guided: Guidance) -> DenoiseFn:
-        """The model's predictions, guided where it can be, and within the range of images."""
-        guide_fn = None if self._guide is None else self._guide.denoise_fn(guide_params)
-        kind = self._prediction_type
-        return self.config.clipped(
-            guided.applied(self.denoise_fn(params), self.conditioner, guide_fn, prediction_type=kind)
-        )
+    def codec_of(self, height: int | None, width: int | None) -> Codec:
+        """The codec of images of this size, None its own; InputError where the network takes no other."""
+        shape = self.image.shape
+        asked = tuple(own if n is None else whole("size", n) for n, own in zip((height, width), shape, strict=False))
+        if asked == shape[:2]:
+            return self.codec
+        if not getattr(self.model, "takes_any_size", False):
+            raise InputError(
+                f"images of {asked[0]} x {asked[1]} asked for, and this network makes {shape[0]} x {shape[1]}: "
+                "leave height and width out"
+            )
+        codec = self.codec.resized(*asked)
+        factor = self.model.size_factor
+        if any(side % factor for side in codec.spec.shape[:2]):
+            step = factor * shape[0] // self.codec.spec.shape[0]
+            raise InputError(f"images of {asked[0]} x {asked[1]}: give a height and width that are multiples of {step}")
+        return codec
+
+    @functools.cached_property
+    def _placed(self) -> tuple[Codec, Conditioner]:
+        """The codec and the conditioner, their arrays on the devices."""
+        return self.mapping.place((self.codec, self.conditioner))
+
+    def guided_fn(self, params: AllParams, guided: Guidance, rows: Batch) -> DenoiseFn:
+        """The model's predictions, guided where it can be, and within the range of images; rows are the request's."""
+        denoise_fn, kind = self.denoise_fn(params.model), self._prediction_type
+        if self._guide is not None:
+            denoise_fn = guided.away_from(denoise_fn, self._guide.denoise_fn(params.guide), prediction_type=kind)
+        elif params.conditioner.has_null:
+            null = params.conditioner.null_of_rows(rows)
+            denoise_fn = guided.away_from_null(denoise_fn, null, prediction_type=kind)
+        return self.config.clipped(denoise_fn)
+
+    def encode(self, images: np.ndarray, *, batch_size: int | None = None) -> np.ndarray:
+        """x_0 [n h' w' c] float32, the mean where the codec draws, of images [n h w c] float32 in [-1, 1]."""
+        return self._over_batches(self._encode, images, batch_size)
+
+    def decode(self, x_0: np.ndarray, *, batch_size: int | None = None) -> np.ndarray:
+        """The images [n h w c] float32 of x_0 [n h' w' c], which the codec may leave outside of [-1, 1]."""
+        return self._over_batches(self._decode, x_0, batch_size)
+
+    def _over_batches(self, program: Any, rows: np.ndarray, batch_size: int | None) -> np.ndarray:
+        if not jax.tree.leaves(self.codec):  # pixels
+            return rows
+        size = self.config.batch_size if batch_size is None else batch_size
+        size = fitting_batch_size(size, self.mapping, num=len(rows))
+        found = [program(self._placed[0], self.mapping.put(batch)) for batch in batches({"rows": rows}, size)]
+        return np.concatenate(found)[: len(rows)]
 
     def clipped_denoise_fn(self, params: Any) -> DenoiseFn:
         """``denoise_fn`` within the range of images, as the config says."""
@@ -121,10 +178,19 @@ class TrainedDenoiser(Copyable):
             raise InputError(f"guidance_scale={scale} needs {self.conditioner.asks} to go towards")
         return numbers
 
-    def rows(self, num: int, *, seed: int, first: int = 0, request: Request = NOTHING_ASKED) -> dict[str, np.ndarray]:
-        """Each image's index, and what the conditioner makes of the request: [num ...]."""
+    def rows(
+        self,
+        num: int,
+        *,
+        seed: int,
+        first: int = 0,
+        request: Request = NOTHING_ASKED,
+        image: ImageSpec | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Each image's index, and what the conditioner makes of the request for such images: [num ...]."""
         check_spelling(request, self.conditioner.requests, getattr(self, "sample", None))
-        return {"index": image_indices(num, seed=seed, first=first), **self.conditioner.of_request(num, request)}
+        told = self.conditioner.of_request(num, request, image or self.image)
+        return {"index": image_indices(num, seed=seed, first=first), **told}
 
     def num_steps(self, steps: int | None = None) -> int:
         """The number of sampling steps: those asked for, the config's, or all of training's; else an InputError."""

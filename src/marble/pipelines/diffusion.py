@@ -19,7 +19,7 @@ from marble.diffusion import NoiseSchedule, PredictionType, cosine
 from marble.diffusion.process import VarianceType
 from marble.errors import InputError
 from marble.parallel import DeviceMapping
-from marble.pipelines.denoiser import TrainedDenoiser
+from marble.pipelines.denoiser import AllParams, TrainedDenoiser
 from marble.pipelines.evaluate import measured_bound, options_unread
 from marble.pipelines.inversion import inverted
 from marble.pipelines.measured import Measured, MeasureOptions
@@ -91,6 +91,8 @@ class DiffusionPipeline(TrainedDenoiser):
         sampler: str | Sampler | None = None,
         eta: float | None = None,
         noise: np.ndarray | None = None,
+        height: int | None = None,
+        width: int | None = None,
         num_frames: int = 0,
         params: Any = None,
         as_float: bool = False,
@@ -101,7 +103,9 @@ class DiffusionPipeline(TrainedDenoiser):
 
         They are the images first .. first + num - 1 of the run ``seed``; each depends on its index alone. request is
         what the model is told: for a class-conditional one ``labels``, a class for all or one an image, by number or
-        name, None the null class. steps is at most T; params replaces the pipeline's own. The guidance arguments
+        name, None the null class; for a text-conditional one ``text`` and ``negative_text``, for all or one an image.
+        height and width, for networks that take any, are those of the images, by default the size that it was trained
+        on. steps is at most T; params replaces the pipeline's own. The guidance arguments
         replace the config's (see ``SamplingConfig``), sampler, a name or a sampler, the pipeline's, and eta its share
         of new noise. noise [num h w c], of the size of N(0, I), takes the place of what is drawn for x_T. With
         num_frames returns (images, Frames [num_frames num h w c]), the way from noise. A number of images per call
@@ -111,15 +115,16 @@ class DiffusionPipeline(TrainedDenoiser):
         num, num_frames = whole("num", num), whole("num_frames", num_frames)
         if num_frames < 0:
             raise InputError(f"num_frames={num_frames} must be at least 0")
-        rows = self.rows(num, seed=seed, first=first, request=request)
+        codec = self.codec_of(height, width)
+        rows = self.rows(num, seed=seed, first=first, request=request, image=codec.image)
         guided = self.guidance(request, guidance_scale, guidance_interval, guidance_rescale)
         sampler = self._programs.sampler(sampler)
         settings = traced_settings(sampler, eta)
         num_steps = self.num_steps(steps)
         if noise is not None:
-            rows["noise"] = checked_noise(noise, (num, *self.codec.spec.shape))
-        params = self.all_params(params)
-        grid = self.grid(num_steps, params[0])
+            rows["noise"] = checked_noise(noise, (num, *codec.spec.shape))
+        params = self.all_params(params, image=codec.image)
+        grid = self.grid(num_steps, params.model)
         arguments = np.uint32(seed), grid, np.int32(num_steps), guided, settings
         options = dict(num_frames=min(num_frames, num_steps), ticking=progress)
 
@@ -141,19 +146,20 @@ class DiffusionPipeline(TrainedDenoiser):
         """The compiled part: from rows [b] to images [b h w c] in [-1, 1]."""
         sampler = sampler._replace(**settings) if settings else sampler
         result = sample(
-            self.guided_fn(*params, guided),
+            self.guided_fn(params, guided, batch),
             Ticking(sampler, lambda: self._bar.update()) if ticking else sampler,
             grid,
             image_keys(seed, batch["index"]),
-            self.codec.spec.shape,
-            context=self.conditioner.of_rows(batch),
+            params.codec.spec.shape,
+            context=params.conditioner.of_rows(batch),
             noise=batch.get("noise"),
             num_steps=num_steps,
             num_frames=num_frames,
             self_conditioning=self.self_conditioning,
         )
         x_0, frames = result if num_frames else (result, None)
-        return self.codec.decode(x_0), jax.tree.map(jax.vmap(self.codec.decode), frames)
+        # One frame after the other: a decoder's insides are much larger than what it makes.
+        return params.codec.decode(x_0), jax.tree.map(lambda way: jax.lax.map(params.codec.decode, way), frames)
 
     def invert(
         self,
@@ -196,4 +202,6 @@ class DiffusionPipeline(TrainedDenoiser):
         settings = traced_settings(self.sampler)
         arguments = np.uint32(0), grid, np.int32(num_steps), self.config.guidance(), settings
         program = self.mapping.jitted_rows(functools.partial(self._sample_batch, self.sampler), STATIC)
-        return program.lower((params, None), self.mapping.row_shapes(rows), *arguments, num_frames=0, ticking=False)
+        parts = jax.tree.map(self.mapping.shape_everywhere, (self.codec, self.conditioner))
+        all_params = AllParams(params, None, *parts)
+        return program.lower(all_params, self.mapping.row_shapes(rows), *arguments, num_frames=0, ticking=False)

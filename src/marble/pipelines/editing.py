@@ -1,7 +1,8 @@
 """Images made from images by a diffusion model: variations, interpolations, and holes filled in.
 
 Images go in as uint8 0..255 or float32 in [-1, 1], [n h w c], and come out as ``DiffusionPipeline.sample`` gives them.
-Image i depends on its input and (seed, i) alone. Strength, steps, seed and resamples are arrays to the compiled
+Where latents diffuse, images are encoded first, to the mean, and what is made is decoded. Image i depends on its
+input and (seed, i) alone. Strength, steps, seed and resamples are arrays to the compiled
 programs, one for each function below and pipeline. guidance_scale is as in ``DiffusionPipeline.sample``.
 """
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from marble.data.preprocess import to_uint8
 from marble.errors import InputError
+from marble.pipelines.denoiser import AllParams
 from marble.pipelines.diffusion import DiffusionPipeline
 from marble.pipelines.guidance import Guidance
 from marble.pipelines.rows import batches, checked_images, fitting_batch_size, whole
@@ -46,10 +48,11 @@ def edit(
     level of the first of them. 0 gives the images back as they are; 1 is ``pipe.sample``, from pure noise. InputError
     for another strength, or one that makes no step, and for another size.
     """
-    x_0 = _checked(pipe, images)
-    rows = {"image": x_0, **pipe.rows(len(x_0), seed=seed, first=first, request=request)}
+    checked = _checked(pipe, images)
+    rows = {"x_0": pipe.encode(checked), **pipe.rows(len(checked), seed=seed, first=first, request=request)}
     guided = pipe.guidance(request, guidance_scale)
-    found = _finished(pipe, _from_images(pipe, rows, strength, seed, steps, guided, progress), as_float)
+    made = _from_images(pipe, rows, strength, seed, steps, guided, progress)
+    found = _finished(pipe, checked if strength == 0 else pipe.decode(made), as_float)
     return _as_given(found, images, np.array(strength == 0))
 
 
@@ -75,12 +78,12 @@ def interpolate(
     if whole("num", num) < 2:
         raise InputError(f"{num} images asked for: an interpolation has at least 2, its ends")
     given = [np.asarray(image)[None] for image in (image_a, image_b)]
-    ends = np.concatenate([_checked(pipe, image) for image in given])
+    ends = pipe.encode(np.concatenate([_checked(pipe, image) for image in given]))
     share = np.linspace(0, 1, num, dtype=np.float32)[:, None, None, None]
     of_one = pipe.rows(1, seed=seed, request=request)
-    rows = {"image": (1 - share) * ends[:1] + share * ends[1:], **{k: v.repeat(num, axis=0) for k, v in of_one.items()}}
+    rows = {"x_0": (1 - share) * ends[:1] + share * ends[1:], **{k: v.repeat(num, axis=0) for k, v in of_one.items()}}
     guided = pipe.guidance(request, guidance_scale)
-    way = _finished(pipe, _from_images(pipe, rows, strength, seed, steps, guided, progress), as_float)
+    way = _finished(pipe, pipe.decode(_from_images(pipe, rows, strength, seed, steps, guided, progress)), as_float)
     for end, image in zip((0, num - 1), given, strict=True):
         way[end] = _as_given(way[end], image[0], np.array(strength == 0))
     return way
@@ -102,19 +105,22 @@ def inpaint(
 ) -> np.ndarray:
     """The images [n h w c] with the pixels that mask names drawn anew, to fit the others, which stay as they are.
 
-    mask is true (or not 0) where a pixel is to be drawn, [h w] for all images or [n h w]. Each step is made resamples
+    mask is true (or not 0) where a pixel is to be drawn, [h w] for all images or [n h w]; of latents, those are drawn
+    that such a pixel has a part in. Each step is made resamples
     times (Lugmayr et al. 2022, RePaint); 1 is quickest, and fits least. InputError for sizes that don't fit.
     """
-    x_0 = _checked(pipe, images)
+    checked = _checked(pipe, images)
     if whole("resamples", resamples) < 1:
         raise InputError(f"resamples={resamples} must be at least 1")
-    rows = {"image": x_0, "is_known": _known(mask, x_0), **pipe.rows(len(x_0), seed=seed, first=first, request=request)}
+    is_known = _known(mask, checked)
+    rows = {"x_0": pipe.encode(checked), "is_known": _of_latents(is_known, pipe.codec.spec.shape)}
+    rows |= pipe.rows(len(checked), seed=seed, first=first, request=request)
     grid, count, _ = _grid(pipe, 1.0, steps)
     guided = pipe.guidance(request, guidance_scale)
     arguments = (np.uint32(seed), grid, count, guided, np.int32(resamples))
-    drawn = _over_batches(pipe, _inpainted, rows, progress, *arguments)
-    filled = _finished(pipe, np.where(rows["is_known"], x_0, drawn), as_float)
-    return _as_given(filled, images, rows["is_known"])
+    drawn = pipe.decode(_over_batches(pipe, _inpainted, rows, progress, *arguments))
+    filled = _finished(pipe, np.where(is_known, checked, drawn), as_float)
+    return _as_given(filled, images, is_known)
 
 
 def _from_images(
@@ -128,7 +134,7 @@ def _from_images(
 ) -> np.ndarray:
     grid, count, start = _grid(pipe, strength, steps)
     if count == 0:
-        return rows["image"]
+        return rows["x_0"]
     return _over_batches(pipe, _edited, rows, progress, np.uint32(seed), grid, count, guided, start)
 
 
@@ -149,11 +155,11 @@ def _grid(pipe: DiffusionPipeline, strength: float, steps: int | None) -> tuple[
 
 
 def _edited(pipe: DiffusionPipeline, batch: Any, start: Level) -> FromImage:
-    return FromImage(pipe.sampler, batch["image"], start)
+    return FromImage(pipe.sampler, batch["x_0"], start)
 
 
 def _inpainted(pipe: DiffusionPipeline, batch: Any, resamples: Array) -> Inpainting:
-    return Inpainting(pipe.sampler, batch["image"], batch["is_known"], resamples)
+    return Inpainting(pipe.sampler, batch["x_0"], batch["is_known"], resamples)
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
@@ -161,15 +167,15 @@ def _program(pipe: DiffusionPipeline, sampler_of: Callable[..., Any]) -> Callabl
     """The compiled program of one kind of editing."""
 
     def run(
-        params: Any, batch: Any, seed: Array, grid: Level, num_steps: Array, guided: Guidance, argument: Any
+        params: AllParams, batch: Any, seed: Array, grid: Level, num_steps: Array, guided: Guidance, argument: Any
     ) -> Array:
         return sample(
-            pipe.guided_fn(*params, guided),
+            pipe.guided_fn(params, guided, batch),
             sampler_of(pipe, batch, argument),
             grid,
             image_keys(seed, batch["index"]),
-            pipe.image.shape,
-            context=pipe.conditioner.of_rows(batch),
+            params.codec.spec.shape,
+            context=params.conditioner.of_rows(batch),
             num_steps=num_steps,
             self_conditioning=pipe.self_conditioning,
         )
@@ -185,7 +191,7 @@ def _over_batches(
     *arguments: Any,
 ) -> np.ndarray:
     """The program over all rows, in batches of the pipeline's size."""
-    count = len(rows["image"])
+    count = len(rows["x_0"])
     program = _program(pipe, sampler_of)
     size = fitting_batch_size(pipe.config.batch_size, pipe.mapping)
     results = []
@@ -211,6 +217,13 @@ def _known(mask: np.ndarray, images: np.ndarray) -> np.ndarray:
             f"image"
         )
     return np.broadcast_to(~mask, images.shape[:3])[..., None].copy()
+
+
+def _of_latents(is_known: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Where x_0 of that shape is known [n h' w' 1]: where all of its pixels are."""
+    n, h, w, _ = is_known.shape
+    height, width, _ = shape
+    return is_known.reshape(n, height, h // height, width, w // width, 1).all(axis=(2, 4))
 
 
 def _as_given(made: np.ndarray, given: np.ndarray, is_kept: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from marble.diffusion import (
 )
 from marble.diffusion.process import VarianceType
 from marble.errors import InputError
-from marble.pipelines.denoiser import TrainedDenoiser
+from marble.pipelines.denoiser import AllParams, TrainedDenoiser
 from marble.pipelines.measured import DecoderName, Flow, Measured, MeasureOptions, check_name, num_images
 from marble.pipelines.rows import check_seed, fitting_batch_size, integer_images
 from marble.pipelines.tally import BitsPerDim, Estimate, Tally
@@ -72,6 +72,7 @@ def bits_per_dim(
         raise InputError(
             f"{type(pipe).__name__} given: this measures a DiffusionPipeline; a VAEPipeline has its own bits_per_dim"
         )
+    check_of_pixels(pipe, "bits a dimension")
     num = num_images(examples, num)
     check_seed(seed)
     if decoder is not None:
@@ -99,10 +100,16 @@ def bits_per_dim(
         for batch in eval_batches(examples, batch_size=size, num_examples=num, **of_process):
             integer_images(batch["image"], pipe.image)
             pipe.conditioner.check_batch(batch)
-            terms, nll, mask = compiled(pipe.params, pipe.mapping.put_part(batch), np.uint32(seed))
+            terms, nll, mask = compiled(pipe.all_params(), pipe.mapping.put_part(batch), np.uint32(seed))
             tally.add(terms, nll, mask > 0)
         jax.effects_barrier()
     return tally.result(dimensions=int(np.prod(pipe.image.shape)))
+
+
+def check_of_pixels(pipe: TrainedDenoiser, what: str) -> None:
+    """InputError, which begins with what is asked for, where latents diffuse."""
+    if pipe.codec.spec.levels is None:
+        raise InputError(f"{what} are of models of pixels, and this one's latents say no probability of an image")
 
 
 def default_variance_type(pipe: TrainedDenoiser) -> VarianceType | None:
@@ -128,18 +135,18 @@ class Program:
     flow: Flow | None
     tick: Callable[[], Any] | None
 
-    def batch(self, params: Any, batch: dict[str, Array], seed: Array) -> tuple[BoundTerms, Array | None, Array]:
+    def batch(self, params: AllParams, batch: dict[str, Array], seed: Array) -> tuple[BoundTerms, Array | None, Array]:
         """The bound's terms, -log p(x_0) under the flow [b], and the batch's mask [b]."""
         x_0 = to_float(batch["image"], self.pipe.image.levels)
-        context = self.pipe.conditioner.of_rows(batch)
+        context = params.conditioner.of_rows(batch)
         # Three keys an image: the noise of the terms, where on the curve they are, the flow's.
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(image_keys(seed, batch["example"]))
-        denoise_fn = self.pipe.denoise_fn(params)
+        denoise_fn = self.pipe.denoise_fn(params.model)
 
         def noise(step: Array) -> Array:
             return noise_like(fold_keys(keys[:, 0], step), x_0)
 
-        terms = self._bound(self.pipe.clipped_denoise_fn(params), x_0, noise, keys[:, 1], context)
+        terms = self._bound(self.pipe.clipped_denoise_fn(params.model), x_0, noise, keys[:, 1], context)
         if self.flow is None:
             return terms, None, batch["mask"]
         nll = self._flow(denoise_fn, x_0, noise(0), terms.by_step[0], keys[:, 2], context)

@@ -9,7 +9,7 @@ from marble.conditioning import Conditioner
 from marble.diffusion import NoiseSchedule, PredictionType
 from marble.errors import InputError
 from marble.sampling import guidance
-from marble.typing import Array, DenoiseFn, ImageSpec
+from marble.typing import Array, Context, DenoiseFn, ImageSpec
 
 MOST_SCALE = 1e6
 """Above it float32 has no digits left for the image itself."""
@@ -44,25 +44,20 @@ class Guidance(NamedTuple):
                 shown = ",".join(f"{number:g}" for number in np.atleast_1d(value))
                 raise InputError(f"guidance_{name}={shown} needs {conditioner.null_remedy}, or a guide")
 
-    def applied(
-        self,
-        denoise_fn: DenoiseFn,
-        conditioner: Conditioner,
-        guide_fn: DenoiseFn | None,
-        *,
-        prediction_type: PredictionType,
-    ) -> DenoiseFn:
-        """denoise_fn guided away from a weaker model, guide_fn, or else from its own null context if it has one."""
+    def away_from(self, denoise_fn: DenoiseFn, guide_fn: DenoiseFn, *, prediction_type: PredictionType) -> DenoiseFn:
+        """denoise_fn guided away from a weaker model."""
+        guided = guidance.guided(denoise_fn, guide_fn, self.scale, interval=(self.low, self.high))
+        return self._rescaled(denoise_fn, guided, prediction_type)
+
+    def away_from_null(self, denoise_fn: DenoiseFn, null: Context, *, prediction_type: PredictionType) -> DenoiseFn:
+        """denoise_fn guided away from what it says when it is told of null."""
         interval = (self.low, self.high)
-        if guide_fn is not None:
-            guided = guidance.guided(denoise_fn, guide_fn, self.scale, interval=interval)
-        elif conditioner.has_null:
-            null = conditioner.null(1)
-            guided = guidance.classifier_free(denoise_fn, self.scale, null_context=null, interval=interval)
-        else:
-            return denoise_fn
+        guided = guidance.classifier_free(denoise_fn, self.scale, null_context=null, interval=interval)
+        return self._rescaled(denoise_fn, guided, prediction_type)
+
+    def _rescaled(self, denoise_fn: DenoiseFn, guided_fn: DenoiseFn, prediction_type: PredictionType) -> DenoiseFn:
         kind = "x_0" if prediction_type == "posterior_mean" else prediction_type
-        return guidance.rescaled(denoise_fn, guided, self.rescale, prediction_type=kind)
+        return guidance.rescaled(denoise_fn, guided_fn, self.rescale, prediction_type=kind)
 
 
 def check_guide(schedule: NoiseSchedule, image: ImageSpec, guide: Any) -> None:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from marble.errors import InputError
 from marble.pipelines.rows import batches, checked_images, fitting_batch_size
-from marble.sampling import ODE, image_keys
+from marble.sampling import ODE
 from marble.sampling.inversion import invert
 from marble.typing import Array
 
@@ -32,8 +32,8 @@ def inverted(
     """The noise x_T [n h w c] of a diffusion pipeline's images; see ``DiffusionPipeline.invert``."""
     if not tolerance > 0:
         raise InputError(f"tolerance={tolerance} must be above 0, such as 1e-6")
-    x_0 = checked_images(images, pipe.image)
-    rows = {"image": x_0, **pipe.rows(len(x_0), seed=0, request=request)}
+    x_0 = pipe.encode(checked_images(images, pipe.image))
+    rows = {"x_0": x_0, **pipe.rows(len(x_0), seed=0, request=request)}
     guided = pipe.guidance(request, guidance_scale)
     level = jax.tree.map(lambda table: table[0], pipe.grid(pipe.num_steps(steps)))
     size = fitting_batch_size(pipe.config.batch_size if batch_size is None else batch_size, pipe.mapping)
@@ -48,8 +48,8 @@ def _program(pipe: Any) -> Callable[..., Array]:
     """The compiled program: one for any images, steps, guidance and tolerance."""
 
     def run(params: Any, batch: Any, level: Any, guided: Any, tolerance: Array) -> Array:
-        ode = ODE(pipe.schedule_of(params[0]), rtol=tolerance, atol=tolerance)
-        x_0 = pipe.codec.encode(batch["image"], image_keys(0, batch["index"])[0])
-        return invert(pipe.guided_fn(*params, guided), ode, level, x_0, context=pipe.conditioner.of_rows(batch))
+        ode = ODE(pipe.schedule_of(params.model), rtol=tolerance, atol=tolerance)
+        context = params.conditioner.of_rows(batch)
+        return invert(pipe.guided_fn(params, guided, batch), ode, level, batch["x_0"], context=context)
 
     return pipe.mapping.compile_rows(run)

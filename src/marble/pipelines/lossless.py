@@ -23,6 +23,7 @@ from marble.compression.format import HASH_BYTES
 from marble.errors import InputError
 from marble.parallel import compiler_options, fetch, in_32_bits
 from marble.pipelines.diffusion import DiffusionPipeline
+from marble.pipelines.evaluate import check_of_pixels
 from marble.pipelines.rows import check_seed, integer_images
 
 BATCH_SIZE = 64
@@ -160,6 +161,7 @@ def _check(pipe: Any) -> None:
         raise InputError(f"{needed}: this is a {type(pipe).__name__}, give another model")
     if pipe.schedule.num_train_timesteps is None:
         raise InputError(f"{needed}: this one is in continuous time, give another model")
+    check_of_pixels(pipe, "lossless files")
     if pipe.conditioner.keys and not pipe.conditioner.has_null:
         raise InputError(f"compression needs {pipe.conditioner.null_remedy}")
 

@@ -188,7 +188,7 @@ def train(
                     state = log_window(writer, step, diverged.checked(state), config, hooks, stopwatch, floor)
                 with stopwatch.paused():
                     if step == config.num_steps or is_save_due(step, config):
-                        checkpoints.save(step, diverged.checked(state))
+                        checkpoints.save(step, diverged.checked(state).without_frozen())
                     if state.power_averages and snapshots.is_due(step):
                         snapshots.save(step, diverged.checked(state).power_averages)
                     if jax.process_count() > 1 and is_hook_due(step, config):
@@ -196,7 +196,7 @@ def train(
                     run_hooks(step, state, config, hooks, writer, interruption, watchdog, diverged)
                 if to_stop(interruption.requested):
                     if checkpoints.latest != step:
-                        checkpoints.save(step, diverged.checked(state))
+                        checkpoints.save(step, diverged.checked(state).without_frozen())
                     checkpoints.wait()
                     snapshots.wait()
                     agreement.wait_for_all("saved")

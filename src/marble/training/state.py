@@ -43,6 +43,13 @@ class TrainState(struct.PyTreeNode):
     """What importance sampling of t remembers; None, which has no leaves, where t is drawn otherwise."""
     power_averages: Any = None
     """Averages of params of ``post_hoc_ema.LENGTHS``; None where none are kept."""
+    frozen: Any = None
+    """What the loss reads and no step changes, such as the parameters of a text encoder; None where there is nothing.
+    No checkpoint holds it: it comes from where it was first, and ``without_frozen`` is what is saved."""
+
+    def without_frozen(self) -> "TrainState":
+        """All that changes from step to step."""
+        return self.replace(frozen=None)
 
     @classmethod
     def create(

@@ -14,7 +14,7 @@ from marble.training.state import TrainState
 from marble.typing import Array, Batch
 
 LossFn = Callable[..., tuple[Array, dict[str, Any]]]
-"""loss_fn(params, batch, key), or with a state's loss_history as a fourth argument."""
+"""loss_fn(params, batch, key), with a state's loss_history as a fourth argument, and what it has frozen as a fifth."""
 
 TrainStep = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
 
@@ -31,7 +31,8 @@ def make_train_step(
 ) -> TrainStep:
     """train_step(state, batch, key) -> (state, metrics); key is the run's, the step's own is folded from it.
 
-    A state with a loss_history gives it to loss_fn as a fourth argument, and takes up the ``draws`` of its metrics.
+    A state with a loss_history gives it to loss_fn, and takes up the ``draws`` of its metrics; what it has ``frozen``
+    it gives too.
     With accumulate = k the gradient is the mean over k micro-batches, with 1/k of the memory and, but for dropout, the
     same draws. averaged makes, of the gradient over a device's images, that over all, and scan is the loop over
     micro-batches: see ``marble.parallel.mapping``.
@@ -41,7 +42,8 @@ def make_train_step(
     gradient = averaged(accumulated(jax.value_and_grad(loss_fn, has_aux=True), accumulate, scan))
 
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
-        memory = () if state.loss_history is None else (state.loss_history,)
+        memory = (state.loss_history, state.frozen)
+        memory = memory[: max((i + 1 for i, part in enumerate(memory) if part is not None), default=0)]
         (loss, metrics), grads = gradient(state.params, batch, jax.random.fold_in(key, state.step), *memory)
         draws = metrics.pop("draws", None)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -58,8 +60,9 @@ def make_train_step(
             power_averages=power_averaged(state.power_averages, params, state.step),
         )
         diverged = state.diverged | ~(jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"]))
-        kept = jax.tree.map(lambda old, new: jnp.where(diverged, old, new), state, updated)
-        return kept.replace(diverged=diverged), metrics
+        old, new = state.without_frozen(), updated.without_frozen()
+        kept = jax.tree.map(lambda old, new: jnp.where(diverged, old, new), old, new)
+        return kept.replace(diverged=diverged, frozen=state.frozen), metrics
 
     return train_step
 

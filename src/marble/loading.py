@@ -1,0 +1,167 @@
+"""Pipelines from what is on a disk: the workdir of a run, or the folder of a published checkpoint.
+
+In the config of a folder that can be moved, ``{workdir}`` stands for it: see ``located``.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from marble import checkpoint
+from marble import workdir as workdirs
+from marble.builders import Layout, as_now, build, complete, renamed
+from marble.convert import pipeline_folder
+from marble.convert.folder import open_part, params_of_part
+from marble.errors import InputError
+from marble.experiments import Experiment
+from marble.parallel import agreement
+from marble.schema import DTYPES
+from marble.storage import is_remote, run_path
+from marble.training import post_hoc_ema
+from marble.workdir import DataFacts
+
+TRAINS_NOTHING = {
+    "seed": 0,
+    "optimizer": {"name": "adam", "learning_rate": 1e-5},
+    "training": {"batch_size": 1, "num_steps": 1, "ema_decay": 0.9999},
+}
+"""What a published checkpoint's config has where those of runs say how they were trained."""
+
+
+def load(
+    workdir: str,
+    *,
+    step: int | None = None,
+    raw_params: bool = False,
+    ema_length: float | None = None,
+    sampler: str | None = None,
+    guide: str | None = None,
+    dtype: str | None = None,
+) -> Any:
+    """The pipeline of a trained workdir, from its newest whole checkpoint, or that of ``step``; or of a published one.
+
+    A published checkpoint is a folder as diffusers has it, with a model_index.json. A workdir's pipeline samples with
+    the averaged parameters, or with the last ones if raw_params, or with an average of ema_length, a share of the
+    training, where the run stored what it takes (``training.post_hoc_ema``). sampler replaces the config's. guide is
+    the workdir of a weaker model, for autoguidance by ``guidance_scale``. dtype, float32 or bfloat16, is what all
+    networks compute in, in place of the config's, and what their parameters are held in.
+    InputError when workdir has no run or no such checkpoint, RunError when the checkpoints are damaged.
+    """
+    options = dict(step=step, raw_params=raw_params, ema_length=ema_length, sampler=sampler, guide=guide, dtype=dtype)
+    return load_step(workdir, **options)[1]
+
+
+def load_step(
+    workdir: str,
+    *,
+    step: int | None = None,
+    raw_params: bool = False,
+    ema_length: float | None = None,
+    sampler: str | None = None,
+    guide: str | None = None,
+    dtype: str | None = None,
+) -> tuple[int, Any]:
+    """The step of the checkpoint that ``load`` takes, and its pipeline."""
+    step, experiment, params = load_params(
+        workdir, step=step, raw_params=raw_params, ema_length=ema_length, sampler=sampler, dtype=dtype
+    )
+    return step, experiment.pipeline(params, guide=None if guide is None else load(guide, dtype=dtype))
+
+
+def load_params(
+    workdir: str,
+    *,
+    step: int | None = None,
+    raw_params: bool = False,
+    ema_length: float | None = None,
+    sampler: str | None = None,
+    dtype: str | None = None,
+) -> tuple[int, Experiment, Any]:
+    """What ``load`` makes a pipeline of: the step, the experiment, and the parameters on the host."""
+    if raw_params and ema_length is not None:
+        raise InputError(f"raw_params and ema_length={ema_length} are two kinds of parameters: leave one out")
+    workdir = run_path("the workdir", workdir)
+    config, data = recalled(workdir)
+    if sampler is not None:
+        if "sampler" not in Layout(config).sections["sampling"].names:
+            raise InputError(f"sampler {sampler!r} given, but the model of {workdir} draws in one step: leave it out")
+        config = renamed(config, "sampling", "sampler", sampler)
+    config = config if dtype is None else in_dtype(config, dtype)
+    experiment = build(config, data.image, class_names=data.class_names)
+    step, params = _params(experiment, workdir, step=step, raw_params=raw_params, ema_length=ema_length)
+    return step, experiment, params if dtype is None else _held_in(params, dtype)
+
+
+def recalled(workdir: str) -> tuple[Mapping[str, Any], DataFacts]:
+    """The complete config of a workdir or of a published checkpoint, and what is known of its images."""
+    if is_published(workdir):
+        described = pipeline_folder.described(workdir)
+        found = located(described.config, workdir)
+        training = {**TRAINS_NOTHING["training"], **found.get("training", {})}
+        config = complete({**TRAINS_NOTHING, "data": {"name": "published"}, **found, "training": training})
+        return config, DataFacts(described.image, {}, "published", described.class_names)
+    kept, data = workdirs.recall(workdir)
+    return located(as_now(kept), workdir), data
+
+
+def is_published(path: str) -> bool:
+    """Whether there is a checkpoint as diffusers publishes them, and no run."""
+    return not is_remote(path) and pipeline_folder.is_one(path)
+
+
+def located(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
+    """The config with the folder's own path in the place of ``{workdir}``."""
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.replace("{workdir}", workdir)
+        if isinstance(value, Mapping) or hasattr(value, "to_dict"):
+            return {key: filled(v) for key, v in value.items()}
+        return type(value)(map(filled, value)) if isinstance(value, list | tuple) else value
+
+    return filled(config)
+
+
+def in_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The config with every network computing in that type."""
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype!r} must be {' or '.join(DTYPES)}")
+    return {
+        name: {**section, "dtype": dtype} if hasattr(section, "keys") and "dtype" in section else section
+        for name, section in config.items()
+    }
+
+
+def _held_in(params: Any, dtype: str) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, DTYPES[dtype]), params)
+
+
+def _params(
+    experiment: Experiment, workdir: str, *, step: int | None, raw_params: bool, ema_length: float | None
+) -> tuple[int, Any]:
+    """The step, and the parameters on the host."""
+    shapes = jax.eval_shape(experiment.init_params)
+    if is_published(workdir):
+        if step is not None or raw_params or ema_length is not None:
+            raise InputError(
+                f"{workdir} is no run: it has one kind of parameters, leave step, raw_params, ema_length out"
+            )
+        return 0, params_of_part(open_part(pipeline_folder.described(workdir).denoiser))
+    if ema_length is not None:
+        step, params = post_hoc_ema.reconstruct(workdir, ema_length, shapes, step=step)
+        return step, params
+    field = "params" if raw_params else "ema_params"
+    state = None
+
+    def newest() -> int:
+        nonlocal state
+        found, state, _ = checkpoint.restore_newest(workdir, {field: shapes})
+        return found
+
+    if step is None:  # the first process says, for which is the newest may change while they read
+        step = agreement.from_first(newest)
+    if state is None:
+        state = checkpoint.restore(workdir, step, {field: shapes})
+    return step, state[field]

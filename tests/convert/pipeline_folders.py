@@ -1,0 +1,125 @@
+"""Small text-to-image folders as diffusers makes them, with random weights and a tokenizer of a few words."""
+
+import json
+from pathlib import Path
+
+import diffusers
+import peer
+import torch
+import transformers
+
+WORDS = ["a", "red", "fox", "blurry", "cat", "on", "the", "moon"]
+
+
+def write_tokenizer(folder):
+    """CLIP's files: symbols of one byte, with and without the end of a word, and merges that make WORDS."""
+    folder.mkdir(parents=True)
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
+    merges = []
+    for word in WORDS:
+        symbols = [*word[:-1], word[-1] + "</w>"]
+        while len(symbols) > 1:
+            merges.append(f"{symbols[0]} {symbols[1]}")
+            symbols = [symbols[0] + symbols[1], *symbols[2:]]
+            vocabulary.append(symbols[0])
+    vocabulary = [*dict.fromkeys(vocabulary), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *dict.fromkeys(merges)]) + "\n")
+    return transformers.CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), pad_token="<|endoftext|>", model_max_length=16
+    )
+
+
+def text_encoder(tokenizer, *, projection=None, width=20, act="quick_gelu"):
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        hidden_act=act,
+        bos_token_id=len(tokenizer) - 2,
+        eos_token_id=len(tokenizer) - 1,
+        pad_token_id=len(tokenizer) - 1,
+        **({} if projection is None else {"projection_dim": projection}),
+    )
+    kind = transformers.CLIPTextModel if projection is None else transformers.CLIPTextModelWithProjection
+    return peer.shaken(kind(config))
+
+
+def autoencoder():
+    return peer.shaken(
+        diffusers.AutoencoderKL(
+            block_out_channels=(8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=4,
+            scaling_factor=0.5,
+        )
+    )
+
+
+def unet(**changes):
+    config = dict(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=20,
+        attention_head_dim=2,
+    )
+    torch.manual_seed(1)
+    return peer.shaken(diffusers.UNet2DConditionModel(**config | changes), size=0.02)
+
+
+SCHEDULE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+
+
+def stable_diffusion(folder: Path, scheduler=None, **unet_changes):
+    """A pipeline, written to folder/sd."""
+    tokenizer = write_tokenizer(folder / "words")
+    scheduler = scheduler or diffusers.DDIMScheduler(
+        **SCHEDULE, steps_offset=1, clip_sample=False, set_alpha_to_one=False
+    )
+    pipe = diffusers.StableDiffusionPipeline(
+        vae=autoencoder(),
+        text_encoder=text_encoder(tokenizer),
+        tokenizer=tokenizer,
+        unet=unet(**unet_changes),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.save_pretrained(folder / "sd")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def stable_diffusion_xl(folder: Path):
+    tokenizer = write_tokenizer(folder / "words")
+    changes = dict(
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=6 * 256 + 12,
+        cross_attention_dim=44,
+        use_linear_projection=True,
+        transformer_layers_per_block=(1, 2),
+    )
+    pipe = diffusers.StableDiffusionXLPipeline(
+        vae=autoencoder(),
+        text_encoder=text_encoder(tokenizer),
+        text_encoder_2=text_encoder(tokenizer, projection=12, width=24, act="gelu"),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet(**changes),
+        scheduler=diffusers.EulerDiscreteScheduler(**SCHEDULE, steps_offset=1, timestep_spacing="leading"),
+        add_watermarker=False,
+    )
+    pipe.save_pretrained(folder / "sd")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
