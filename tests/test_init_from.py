@@ -8,7 +8,8 @@ from processes import assert_same_run, final_state
 from marble import run
 from marble.cli.train import configured
 from marble.errors import InputError
-from marble.init_from import located, merged
+from marble.init_from import merged
+from marble.loading import split_step
 
 TINY = ["--config.model.channel_mult=(1,)", "--config.training.sample_every=0", "--config.training.eval_every=0"]
 
@@ -80,12 +81,12 @@ def test_what_fits_is_taken_and_what_differs_is_named():
 
 
 def test_where_it_is():
-    assert located("runs/a") == ("runs/a", None) and located("runs/a:50") == ("runs/a", 50)
-    assert located("gs://bucket/run:7") == ("gs://bucket/run", 7) and located("gs://bucket/run") == (
+    assert split_step("runs/a") == ("runs/a", None) and split_step("runs/a:50") == ("runs/a", 50)
+    assert split_step("gs://bucket/run:7") == ("gs://bucket/run", 7) and split_step("gs://bucket/run") == (
         "gs://bucket/run",
         None,
     )
-    assert located("~/run")[0].startswith("/") and located("runs/a:b") == ("runs/a:b", None)
+    assert split_step("~/run")[0].startswith("/") and split_step("runs/a:b") == ("runs/a:b", None)
 
 
 @pytest.mark.parametrize(

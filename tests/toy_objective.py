@@ -66,8 +66,13 @@ class Toy:
     def init_params(self, key):
         return self.model.init(key)["params"]
 
-    def frozen(self):
+    base_shapes = None
+
+    def frozen(self, base=None):
         return None
+
+    def whole(self, params, frozen):
+        return params
 
     def loss_history(self):
         return None

@@ -57,7 +57,7 @@ class Layout:
             self.names[key] = config.get(key) or next(iter(table))
             self.parts[key] = look_up(key, table, self.names[key])
         of_parts = [part.sections for part in self.parts.values()]
-        first = {name: Section() for name in (*FIRST, *self.objective.sections)}
+        first = {name: Section(is_optional=True) for name in (*FIRST, *self.objective.sections)}
         self.sections = merged(first, SECTIONS, self.objective.sections, *of_parts)
         self._check(config)
 

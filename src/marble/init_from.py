@@ -1,7 +1,6 @@
 """A run that begins with the averaged parameters of another one: ``config.init_from``."""
 
 import logging
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,6 @@ from marble import loading
 from marble.errors import InputError
 from marble.parallel import DeviceMapping, agreement, fetch
 from marble.schema import nearest
-from marble.storage import is_remote
 from marble.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -31,9 +29,8 @@ def with_parameters_of(state: TrainState, source: str, mapping: DeviceMapping, *
 
     def read() -> None:
         nonlocal found
-        workdir, asked = located(source)
-        step, experiment, saved = loading.load_params(workdir, step=asked)
-        del experiment
+        workdir, asked = loading.split_step(source)
+        step, _, saved = loading.load_params(workdir, step=asked)
         found = merged(host.params, saved, partial=partial, name=source)
         logger.info("beginning with the averaged parameters of step %d of %s", step, workdir)
 
@@ -41,13 +38,6 @@ def with_parameters_of(state: TrainState, source: str, mapping: DeviceMapping, *
     params = agreement.arrays_from_first(found, host.params)
     averages = state.power_averages and (params,) * len(state.power_averages)
     return mapping.place(host.replace(params=params, ema_params=params, power_averages=averages))
-
-
-def located(source: str) -> tuple[str, int | None]:
-    """(workdir, step) of ``WORKDIR`` or ``WORKDIR:STEP``."""
-    head, colon, tail = source.rpartition(":")
-    workdir, step = (head, int(tail)) if colon and tail.isdecimal() else (source, None)
-    return workdir if is_remote(workdir) else os.path.expanduser(workdir), step
 
 
 def merged(initial: Any, source: Any, *, partial: bool, name: str) -> Any:

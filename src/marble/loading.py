@@ -3,6 +3,7 @@
 In the config of a folder that can be moved, ``{workdir}`` stands for it: see ``located``.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 from marble import checkpoint
 from marble import workdir as workdirs
 from marble.builders import Layout, as_now, build, complete, renamed
-from marble.convert import pipeline_folder
+from marble.convert import adapters, pipeline_folder
 from marble.convert.folder import open_part, params_of_part
 from marble.errors import InputError
 from marble.experiments import Experiment
+from marble.objectives.objective import Objective
 from marble.parallel import agreement
 from marble.schema import DTYPES
 from marble.storage import is_remote, run_path
@@ -39,6 +41,8 @@ def load(
     sampler: str | None = None,
     guide: str | None = None,
     dtype: str | None = None,
+    lora: str | None = None,
+    lora_scale: float = 1.0,
 ) -> Any:
     """The pipeline of a trained workdir, from its newest whole checkpoint, or that of ``step``; or of a published one.
 
@@ -46,11 +50,12 @@ def load(
     the averaged parameters, or with the last ones if raw_params, or with an average of ema_length, a share of the
     training, where the run stored what it takes (``training.post_hoc_ema``). sampler replaces the config's. guide is
     the workdir of a weaker model, for autoguidance by ``guidance_scale``. dtype, float32 or bfloat16, is what all
-    networks compute in, in place of the config's, and what their parameters are held in.
+    networks compute in, in place of the config's, and what their parameters are held in. lora is a file of adapters, of
+    which the network gets lora_scale times what they add.
     InputError when workdir has no run or no such checkpoint, RunError when the checkpoints are damaged.
     """
     options = dict(step=step, raw_params=raw_params, ema_length=ema_length, sampler=sampler, guide=guide, dtype=dtype)
-    return load_step(workdir, **options)[1]
+    return load_step(workdir, **options, lora=lora, lora_scale=lora_scale)[1]
 
 
 def load_step(
@@ -62,11 +67,15 @@ def load_step(
     sampler: str | None = None,
     guide: str | None = None,
     dtype: str | None = None,
+    lora: str | None = None,
+    lora_scale: float = 1.0,
 ) -> tuple[int, Any]:
     """The step of the checkpoint that ``load`` takes, and its pipeline."""
     step, experiment, params = load_params(
         workdir, step=step, raw_params=raw_params, ema_length=ema_length, sampler=sampler, dtype=dtype
     )
+    if lora is not None:
+        params = adapters.adapted(experiment.objective.model, params, lora, lora_scale)
     return step, experiment.pipeline(params, guide=None if guide is None else load(guide, dtype=dtype))
 
 
@@ -91,6 +100,8 @@ def load_params(
     config = config if dtype is None else in_dtype(config, dtype)
     experiment = build(config, data.image, class_names=data.class_names)
     step, params = _params(experiment, workdir, step=step, raw_params=raw_params, ema_length=ema_length)
+    base = base_of(experiment.objective, config["init_from"])
+    params = experiment.objective.whole(params, experiment.objective.frozen(base))
     return step, experiment, params if dtype is None else _held_in(params, dtype)
 
 
@@ -165,3 +176,45 @@ def _params(
     if state is None:
         state = checkpoint.restore(workdir, step, {field: shapes})
     return step, state[field]
+
+
+def base_of(objective: Objective, source: str | None) -> Any:
+    """The parameters, on the host, that a run's adapters adapt: those of source; None where it trains a whole network.
+
+    They are in no checkpoint of the run: it reads them when it begins, goes on, and is used. InputError where they are
+    not to be had, or of another model.
+    """
+    shapes = objective.base_shapes
+    if shapes is None:
+        return None
+    if source is None:
+        raise InputError("lora.rank is set: set init_from too, to the run or checkpoint whose network is adapted")
+    found = None
+
+    def read() -> None:
+        nonlocal found
+        workdir, step = split_step(source)
+        _, _, found = load_params(workdir, step=step)
+        check_shapes(shapes, found, name=source)
+
+    agreement.from_first(read)
+    return agreement.arrays_from_first(found, shapes)
+
+
+def check_shapes(shapes: Any, params: Any, *, name: str) -> None:
+    """InputError unless the parameters have these paths and shapes, with the first that differs."""
+    wanted, found = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (shapes, params))
+    for path in {**wanted, **found}:
+        there, here = (tuple(leaves[path].shape) if path in leaves else "nothing" for leaves in (found, wanted))
+        if there != here:
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise InputError(
+                f"init_from={name} is of another model: {where} is {there} there and {here} in this config"
+            )
+
+
+def split_step(source: str) -> tuple[str, int | None]:
+    """(workdir, step) of ``WORKDIR`` or ``WORKDIR:STEP``."""
+    head, colon, tail = source.rpartition(":")
+    workdir, step = (head, int(tail)) if colon and tail.isdecimal() else (source, None)
+    return workdir if is_remote(workdir) else os.path.expanduser(workdir), step

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,9 +20,10 @@ from marble.data.sources import Source
 from marble.errors import InputError
 from marble.experiments import Experiment
 from marble.init_from import with_parameters_of
+from marble.loading import base_of
 from marble.parallel import DeviceMapping, agreement, check_divides, explained_memory_error, hosts, in_32_bits
 from marble.pipelines.pictures import save_png
-from marble.storage import check_bucket, run_path
+from marble.storage import check_bucket, is_remote, run_path
 from marble.training.interruption import Interruption
 from marble.training.loop import Hooks, call_lengths, restore_or_init, train
 from marble.training.operation import Profile
@@ -34,6 +36,8 @@ logger = logging.getLogger(__name__)
 SPLIT = "train"
 HELD_OUT = ("test", "validation")
 """The names of splits on which a run may measure its held-out loss; the first that there is."""
+FOLDERS = (("text", "encoders"), ("text", "tokenizers"), ("autoencoder", "path"))
+"""The keys of a config that name folders."""
 MOST_CLASSES = 20
 """Of which the log gives number and name."""
 NUM_SAMPLES = 64
@@ -54,6 +58,7 @@ def run(
     gone.
     """
     directory = run_path("the workdir", directory)
+    config = with_whole_paths(config)
     parallel = builders.parallel_config(config)
     text = json.dumps(config.to_dict(), sort_keys=True)
     same = dict(config=text, workdir=directory)
@@ -89,7 +94,8 @@ def _run(
         agreement.from_first(lambda: held.enter_context(workdir.locked(directory)))
         state = restore_or_init(directory, init, mapping)
         start_step = int(state.step)
-        if config.init_from is not None and start_step == 0:
+        base = base_of(experiment.objective, config.init_from)
+        if config.init_from is not None and start_step == 0 and base is None:
             state = with_parameters_of(state, config.init_from, mapping, partial=config.init_from_partial)
         if start_step > experiment.training.num_steps:
             raise InputError(
@@ -97,7 +103,7 @@ def _run(
                 "raise that"
             )
         agreement.from_first(lambda: workdir.remember(directory, config.to_dict(), facts))
-        state = state.replace(frozen=mapping.place(experiment.objective.frozen()))
+        state = state.replace(frozen=mapping.place(experiment.objective.frozen(base)))
         return train(
             workdir=directory,
             config=experiment.training,
@@ -108,7 +114,7 @@ def _run(
             hooks=Hooks(
                 learning_rate=in_32_bits(lambda step: float(experiment.learning_rate(step))),
                 evaluate=held_out_loss(experiment, source, mapping, eval_key, state.frozen),
-                sample=sample_grid(experiment, directory),
+                sample=sample_grid(experiment, directory, state.frozen),
                 log=experiment.objective.log,
             ),
             mapping=mapping,
@@ -116,6 +122,22 @@ def _run(
             profile=profile,
             hang_seconds=experiment.parallel.hang_seconds,
         )
+
+
+def with_whole_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with the folders that the run reads whenever it is used as they are called from anywhere."""
+
+    def whole(path: str) -> str:
+        return path if is_remote(path) else os.path.abspath(os.path.expanduser(path))
+
+    config = config.copy_and_resolve_references()
+    if config.init_from is not None:
+        config.init_from = whole(config.init_from)
+    for section, key in FOLDERS:
+        if section in config:
+            value = config[section][key]
+            config[section][key] = whole(value) if isinstance(value, str) else tuple(map(whole, value))
+    return config
 
 
 def check(experiment: Experiment, source: Source, mapping: DeviceMapping) -> None:
@@ -187,7 +209,7 @@ def held_out_loss(
     """A function of parameters: the loss over the held-out split, with the same draws every time."""
     loss_fn = experiment.loss_fn(train=False)
     sums = mapping.compile_sums(lambda *inputs: loss_fn(*inputs)[1])
-    memory = () if frozen is None else (None, jax.tree.map(jnp.copy, frozen))  # the state's own is donated
+    memory = () if frozen is None else (None, own_copy(frozen))
     split = held_out_split(source)
     examples = source.read(split) if experiment.training.eval_every and split else None
 
@@ -208,7 +230,12 @@ def held_out_loss(
     return evaluate
 
 
-def sample_grid(experiment: Experiment, directory: str) -> Callable[[Any, int], None]:
+def own_copy(frozen: Any) -> Any:
+    """Arrays for the hooks: those of the state are donated to its next step."""
+    return jax.tree.map(jnp.copy, frozen)
+
+
+def sample_grid(experiment: Experiment, directory: str, frozen: Any) -> Callable[[Any, int], None]:
     """A function of parameters and step that draws images into ``samples/STEP.png``."""
 
     def sample(params: Any, step: int) -> None:
@@ -216,10 +243,14 @@ def sample_grid(experiment: Experiment, directory: str) -> Callable[[Any, int], 
         if agreement.from_first(path.exists):
             return
         shown = experiment.objective.examples(NUM_SAMPLES)
-        images = pipeline.sample(NUM_SAMPLES, seed=experiment.seed, params=params, **shown)
+        images = pipeline.sample(NUM_SAMPLES, seed=experiment.seed, params=whole(params), **shown)
         if agreement.is_first():
             path.parent.mkdir(parents=True, exist_ok=True)
             save_png(path, images)
 
     pipeline = experiment.pipeline(params=None)
+    whole = lambda params: params  # noqa: E731
+    if experiment.objective.base_shapes is not None:
+        kept, merge = own_copy(frozen), jax.jit(experiment.objective.whole)
+        whole = lambda params: merge(params, kept)  # noqa: E731
     return sample

@@ -42,6 +42,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("negative_text", None, "What guidance goes away from, in place of no text.", **text)
     flags.DEFINE_integer("height", None, "Of the images, for models that make any size (default: the model's).", **text)
     flags.DEFINE_integer("width", None, "The same for their width.", **text)
+    flags.DEFINE_string("lora", None, "File of adapters for the network (LoRA).", **text)
+    flags.DEFINE_float("lora_scale", 1.0, "How much of what --lora adds.", **text)
     flags.DEFINE_string("dtype", None, "float32 or bfloat16, what is computed in (default: the config's).", **text)
     flags.DEFINE_string("sampler", None, "Name of the sampler (default: the config's).", **text)
     flags.DEFINE_integer("steps", None, "Sampling steps, at most T (default: the config's).", **text)
@@ -100,6 +102,8 @@ def draw(values: flags.FlagValues, edits: bool) -> Any:
         sampler=values.sampler,
         guide=values.guide,
         dtype=values.dtype,
+        lora=values.lora,
+        lora_scale=values.lora_scale,
     )
     with explained_memory_error():
         if edits:

@@ -1,5 +1,6 @@
 """Networks: flax.linen modules that know no noise schedule."""
 
+from marble.models import lora
 from marble.models.adm import AdmClassifier, AdmUNet
 from marble.models.autoencoder_kl import AutoencoderKL
 from marble.models.bert import Bert
@@ -26,4 +27,5 @@ __all__ = [
     "LearnedMonotone",
     "TinyAutoencoder",
     "UNet",
+    "lora",
 ]

@@ -6,7 +6,7 @@ Which space diffuses is the codec's, and what the model is told the conditioner'
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -19,7 +19,7 @@ from marble.data.preprocess import example_keys
 from marble.diffusion import NoiseSchedule, weighting
 from marble.diffusion.timesteps import LossHistory
 from marble.errors import InputError
-from marble.models import AdmUNet, ConditionalUNet, DiT, LearnedLinear, LearnedMonotone, UNet
+from marble.models import AdmUNet, ConditionalUNet, DiT, LearnedLinear, LearnedMonotone, UNet, lora
 from marble.objectives.denoising import diffusion_loss_fn
 from marble.objectives.diffusion_config import (
     FIXED,
@@ -78,6 +78,22 @@ class Frozen(NamedTuple):
 
     codec: Codec
     conditioner: Conditioner
+    base: Any = None
+    """The network's parameters, where adapters of them alone are trained."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraWords:
+    """The section ``lora`` of a config; see ``marble.models.lora.Lora``."""
+
+    rank: int | None = None
+    """None trains the whole network; a number adapters of that rank, of the network of ``config.init_from``."""
+    alpha: float | None = None
+    targets: Sequence[str] = (lora.ATTENTION,)
+
+    def adapters(self) -> lora.Lora | None:
+        """What is trained, if not the whole."""
+        return None if self.rank is None else lora.Lora(self.rank, self.alpha, tuple(self.targets))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +114,8 @@ class Diffusion:
     named_sampler: Callable[[str], Sampler]
     """Another one, by its name."""
     sampling: SamplingConfig
+    adapters: lora.Lora | None = None
+    """Which adapters are trained, in place of the whole network."""
 
     choices: ClassVar[Mapping[str, Mapping[str, Any]]] = {"conditioner": CONDITIONERS, "codec": CODECS}
     sections: ClassVar[Mapping[str, Section]] = {
@@ -107,6 +125,7 @@ class Diffusion:
         ),
         "training": Section(constructors=(DiffusionTrainingConfig,)),
         "sampling": Section({"sampler": SAMPLERS}, ("sampler", SamplingConfig)),
+        "lora": Section(constructors=(LoraWords,), is_optional=True),
     }
 
     @classmethod
@@ -151,6 +170,7 @@ class Diffusion:
             sampler=sampler,
             named_sampler=named,
             sampling=reading.make("sampling", SamplingConfig),
+            adapters=reading.make("lora", LoraWords).adapters(),
         )
         if words.learns_variance and getattr(sampler, "variance_type", words.variance_type) in FIXED:
             logger.warning(
@@ -192,6 +212,8 @@ class Diffusion:
         """InputError unless the section ``sampling`` names a grid that the schedule has."""
         if not self.learns_schedule:
             self.sampling.levels(self.schedule, self.sampling.num_steps)
+        elif self.adapters is not None:
+            raise InputError("lora.rank is for schedules that are not learned: leave it out, or choose another")
         elif self.sampling.num_steps is None:
             raise InputError("sampling.num_steps is missing: a learned schedule has no number of steps of its own")
 
@@ -208,8 +230,10 @@ class Diffusion:
         )
 
     def init_params(self, key: Array) -> Any:
-        """The initial parameters of the model, and of a schedule that is learned."""
+        """The initial parameters of the model, or of its adapters, and of a schedule that is learned."""
         params = self.model.init(key, *self.model_inputs())["params"]
+        if self.adapters is not None:
+            return lora.init(self.adapters, params, jax.random.fold_in(key, 2))
         if not self.learns_schedule:
             return params
         return {**params, CURVE: self.schedule.init(jax.random.fold_in(key, 1), jnp.zeros(1, jnp.float32))["params"]}
@@ -224,7 +248,8 @@ class Diffusion:
         """The loss of images, that of the x_0 they are encoded to; in training with dropout, of the context too."""
 
         def loss_fn(params: Any, batch: Batch, key: Array, history: Any = None, frozen: Frozen | None = None) -> Any:
-            codec, conditioner = frozen or (self.codec, self.conditioner)
+            codec, conditioner, _ = frozen or Frozen(self.codec, self.conditioner)
+            params = self.whole(params, frozen)
             keys = example_keys(jax.random.fold_in(key, CODEC_DRAW), batch)
             x_0 = codec.encode(batch["image"], keys)
             memory = () if history is None else (history,)
@@ -253,10 +278,24 @@ class Diffusion:
             **options,
         )
 
-    def frozen(self) -> "Frozen | None":
-        """The parts that the loss reads and no step changes, arrays on the host; None where they have no parameters."""
-        parts = Frozen(self.codec, self.conditioner)
+    def frozen(self, base: Any = None) -> Frozen | None:
+        """The parts that the loss reads and no step changes, arrays on the host; None where they have no parameters.
+
+        base are the network's parameters where adapters are trained.
+        """
+        parts = Frozen(self.codec, self.conditioner, base)
         return parts if jax.tree.leaves(parts) else None
+
+    @property
+    def base_shapes(self) -> Any:
+        """The shapes of what ``frozen`` takes as base; None where the whole network is trained."""
+        if self.adapters is None:
+            return None
+        return jax.eval_shape(lambda: self.model.init(jax.random.key(0), *self.model_inputs())["params"])
+
+    def whole(self, params: Any, frozen: Frozen | None) -> Any:
+        """The network's parameters: what is trained, or what adapters make of the base."""
+        return params if self.adapters is None else lora.merged(self.adapters, frozen.base, params)
 
     def sums(self) -> Mapping[str, Array]:
         """The metrics of the loss over nothing."""

@@ -65,8 +65,17 @@ class Objective(Protocol):
     def loss_fn(self, *, train: bool) -> LossFn:
         """The loss of prepared batches, in training with dropout; its metrics are sums over images."""
 
-    def frozen(self) -> Any:
-        """What the loss takes as its argument frozen: arrays, on the host, that no step changes; None for nothing."""
+    base_shapes: Any
+    """The shapes of the network's parameters where what is trained are adapters of them, or None."""
+
+    def frozen(self, base: Any = None) -> Any:
+        """What the loss takes as its argument frozen: arrays, on the host, that no step changes; None for nothing.
+
+        base are the parameters of which ``base_shapes`` are the shapes.
+        """
+
+    def whole(self, params: Any, frozen: Any) -> Any:
+        """The network's parameters, made of what is trained and what is frozen."""
 
     def sums(self) -> Mapping[str, Array]:
         """The metrics of the loss over nothing."""

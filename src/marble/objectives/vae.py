@@ -71,8 +71,14 @@ class VariationalAutoencoder:
         """The model's initial parameters."""
         return self.model.init(key, *self.model_inputs())["params"]
 
-    def frozen(self) -> None:
+    base_shapes = None
+
+    def frozen(self, base: Any = None) -> None:
         """Nothing."""
+
+    def whole(self, params: Any, frozen: None) -> Any:
+        """What is trained."""
+        return params
 
     def loss_history(self) -> None:
         """There is no t to draw."""

@@ -42,6 +42,8 @@ class SamplingConfig:
     sigma_min: float | None = None
     """The least sigma / alpha of the spacings karras and log_snr, and sigma_max the most; None is the schedule's."""
     sigma_max: float | None = None
+    set_alpha_to_one: bool = True
+    """Whether the last step ends at the image itself; if not, at the level of step 0, as Stable Diffusion's do."""
     batch_size: int = 64
     """Images in one call of the compiled sampler; a last, smaller batch is padded to it."""
 
@@ -63,6 +65,7 @@ class SamplingConfig:
             rho=self.rho,
             sigma_min=self.sigma_min,
             sigma_max=self.sigma_max,
+            set_alpha_to_one=self.set_alpha_to_one,
             length=length,
         )
 

@@ -18,6 +18,8 @@ from marble.typing import Array, Level
 
 logger = logging.getLogger(__name__)
 
+CLEAN = Level(t=0, alpha=1.0, sigma=0.0)
+"""The level of images themselves; its time is not read."""
 TimestepSpacing = Literal["linspace", "leading", "trailing", "karras", "log_snr"]
 
 
@@ -94,15 +96,18 @@ def levels(
     rho: float = 7.0,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
+    set_alpha_to_one: bool = True,
     length: int | None = None,
 ) -> Level:
     """The levels [num_steps + 1] of that grid and, last, the clean one; num_steps None is every step.
 
     Several num_steps are so many in each of as many equal parts: ``section_timesteps``, which has a spacing of its own.
     The spacings karras (with rho) and log_snr go from the noise-to-signal ratio sigma_max to sigma_min, by default the
-    ends of the schedule. With length, the arrays are padded to [length + 1] with further clean levels, so that grids of
-    different num_steps fit one compiled sampler. float32 arrays on the host. InputError for values out of range. A
-    warning where much of the image is left at the first level, at which sampling begins with pure noise.
+    ends of the schedule. Without set_alpha_to_one the last level is that of step 0 in place of the clean one, as Stable
+    Diffusion's DDIM and PNDM have it: its trace of noise stays in what is sampled. With length, the arrays are padded
+    to [length + 1] with the last level, so that grids of different num_steps fit one compiled sampler. float32 arrays
+    on the host. InputError for values out of range. A warning where much of the image is left at the first level, at
+    which sampling begins with pure noise.
     """
     total = schedule.num_train_timesteps
     if isinstance(num_steps, Sequence):
@@ -123,7 +128,23 @@ def levels(
             steps = timesteps(total, num_steps, spacing, steps_offset=steps_offset)
             grid = _of_steps(schedule, steps)
     _warn_of_image(schedule, grid, spacing)
-    return _ended(grid, 1 + (0 if length is None else length - num_steps))
+    last = CLEAN if set_alpha_to_one else _least(schedule, grid, spacing)
+    return _ended(grid, 1 + (0 if length is None else length - num_steps), last)
+
+
+def _least(schedule: NoiseSchedule, grid: Level, spacing: TimestepSpacing) -> Level:
+    """The level of step 0; InputError where there is none, or the grid comes to it before its end."""
+    if schedule.num_train_timesteps is None:
+        raise InputError(
+            "set_alpha_to_one=False is for schedules in steps, and this is in continuous time: leave it out"
+        )
+    least = jax.tree.map(lambda table: table[0], _of_steps(schedule, [0]))
+    if grid.sigma[-1] <= least.sigma:
+        raise InputError(
+            f"set_alpha_to_one=False ends at step 0, and the spacing {spacing} comes to it a step before: take the "
+            "spacing leading with steps_offset=1, or leave it out"
+        )
+    return least
 
 
 def _warn_of_image(schedule: NoiseSchedule, grid: Level, spacing: TimestepSpacing) -> None:
@@ -185,11 +206,11 @@ def _float64(make: Callable[[Array], Level], values: np.ndarray) -> Level:
         return jax.tree.map(np.asarray, make(jnp.asarray(values)))
 
 
-def _ended(grid: Level, clean: int) -> Level:
-    """The grid in float32 and, after it, ``clean`` clean levels."""
+def _ended(grid: Level, count: int, last: Level = CLEAN) -> Level:
+    """The grid in float32 and, after it, the last level count times."""
     t = grid.t if np.issubdtype(grid.t.dtype, np.integer) else grid.t.astype(np.float32)
     return Level(
-        t=np.append(t, np.zeros(clean, t.dtype)),
-        alpha=np.append(grid.alpha, np.ones(clean)).astype(np.float32),
-        sigma=np.append(grid.sigma, np.zeros(clean)).astype(np.float32),
+        t=np.append(t, np.full(count, last.t, t.dtype)),
+        alpha=np.append(grid.alpha, np.full(count, last.alpha)).astype(np.float32),
+        sigma=np.append(grid.sigma, np.full(count, last.sigma)).astype(np.float32),
     )
