@@ -9,6 +9,7 @@ Parts, in this order:
     train      the CIFAR-10 network: float32 and bfloat16, batch 128 and 512, 1 and 16 steps a call
     sample     256 images by 1000 steps, 64 by 20
     peer       diffusers' UNet2DModel beside ours, in turns: eager and torch.compile, training and sampling
+    text_to_image  Stable Diffusion 1.5's networks, 1, 4 and 16 images by 20 steps; and diffusers' loop of the same
     theory     the tests marked ``device``: formulas, samplers and images beside the CPU's, runs bit for bit
     profile    the ten longest kernels of a training step
     digits     configs/digits.py from start to end
@@ -36,6 +37,7 @@ PARTS = {
     "train": (100, 170),
     "sample": (50, 90),
     "peer": (70, 120),
+    "text_to_image": (80, 150),
     "theory": (50, 90),
     "profile": (30, 45),
     "digits": (60, 150),

@@ -24,7 +24,7 @@ packages=(
   tensorflow-datasets dm-tree immutabledict psutil protobuf simple_parsing docstring_parser tensorflow-metadata
   googleapis-common-protos termcolor toml wrapt attrs portpicker
   tensorboardX packaging pillow tqdm
-  scikit-learn joblib threadpoolctl narwhals
+  scikit-learn joblib threadpoolctl narwhals tokenizers
   diffusers huggingface_hub hf-xet safetensors regex requests urllib3 idna certifi charset-normalizer filelock
   importlib_metadata httpx httpcore anyio h11 sniffio
   pytest iniconfig pluggy pygments

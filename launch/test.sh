@@ -1,12 +1,19 @@
 #!/usr/bin/env bash
-# Installs the test extra and runs the tests. Usage: bash launch/test.sh [pytest options]
+# Installs the test extra and runs the tests. Usage: bash launch/test.sh [--parity] [pytest options]
 # The slow proofs too: bash launch/test.sh -m "slow or not slow". In one process: -n 0.
+# Beside PyTorch, diffusers and transformers with the same weights: bash launch/test.sh --parity. Those that are marked
+# parity alone, for which the extra parity is installed; without it they are skipped, and say so.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source launch/environment.sh test
+extras=test checks=()
+if [ "${1:-}" = --parity ]; then
+  shift
+  extras=test,parity checks=(-m "parity and not slow")
+fi
+source launch/environment.sh "$extras"
 
 ruff check .
 ruff format --check .
 lint-imports
 cores=$(getconf _NPROCESSORS_ONLN)
-python -m pytest -n "$((cores < 4 ? cores : 4))" --dist loadfile --no-loadscope-reorder "$@"
+python -m pytest -n "$((cores < 4 ? cores : 4))" --dist loadfile --no-loadscope-reorder "${checks[@]}" "$@"

@@ -3,16 +3,24 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_checkpoint
 
 from marble import builders, plan
+from marble import planned as planned_module
+from marble import workdir as workdirs
 from marble.config import load_config
+from marble.convert import files
+from marble.convert.unread import unread
 from marble.data.declared import declared
 from marble.errors import InputError
+from marble.loading import load, recalled
 from marble.parallel import ParallelConfig
 from marble.parallel.program import Figures
 from marble.pipelines import ImageSpec
+from marble.pipelines.settings import traced_settings
 from marble.run import make_train_step_of
 
 
@@ -174,7 +182,7 @@ def test_the_sampler_that_is_planned_is_the_one_that_samples():
     compiled = pipe.lower(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), pipe.params)).compile()
     batch = pipe.mapping.put(pipe.rows(8, seed=5))
     settings = pipe.grid(pipe.num_steps()), np.int32(pipe.num_steps()), pipe.guidance(), {}
-    images, frames = compiled((pipe.params, None), batch, np.uint32(5), *settings)
+    images, frames = compiled(pipe.all_params(), batch, np.uint32(5), *settings)
     assert frames is None
     np.testing.assert_array_equal(np.clip(images, -1, 1), pipe.sample(8, seed=5, as_float=True))
 
@@ -189,8 +197,8 @@ def test_a_vae_is_planned(monkeypatch):
 
 def test_the_numbers_of_all_devices(monkeypatch):
     fake(monkeypatch, SMALL)
-    monkeypatch.setattr(plan, "peak_flops", lambda kind: 160.0)
-    monkeypatch.setattr(plan, "device_memory", lambda devices: 10.0)
+    monkeypatch.setattr(planned_module, "peak_flops", lambda kind: 160.0)
+    monkeypatch.setattr(planned_module, "device_memory", lambda devices: 10.0)
     made = planned(config_of()).to_dict()
     assert made["fits"] and made["train"]["memory"]["total"] == 10
     assert (made["train"]["flops_per_step"], made["train"]["flops_per_image"]) == (640, 80)
@@ -201,7 +209,7 @@ def test_the_numbers_of_all_devices(monkeypatch):
 @pytest.mark.parametrize("figures", [SMALL, Figures(fault="out of memory")], ids=["by count", "by the compiler"])
 def test_what_does_not_fit_gets_remedies(monkeypatch, figures):
     fake(monkeypatch, figures)
-    monkeypatch.setattr(plan, "device_memory", lambda devices: 9.0)
+    monkeypatch.setattr(planned_module, "device_memory", lambda devices: 9.0)
     made = planned(config_of(training={"batch_size": 48, "accumulate": 2}, sampling={"batch_size": 32})).to_dict()
     assert not made["fits"] and not made["train"]["fits"]
     changes = [remedy.removeprefix("--config.") for remedy in made["remedies"]]
@@ -231,3 +239,130 @@ def test_the_log_tells_how_long_it_takes(monkeypatch, caplog):
             pass
     assert caplog.messages[0] == "compiling" and caplog.messages[1] == "compiling: 0 s"
     assert caplog.messages[-1] == "compiling: done in 0 s"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return small_checkpoint.write(tmp_path_factory.mktemp("published"))
+
+
+def size_in(folder):
+    """The numbers of a file of weights, as its header says."""
+    (path,) = folder.glob("*.safetensors")
+    return sum(math.prod(tensor.shape) for tensor in files.read(path).values())
+
+
+def planned_workdir(workdir, **options):
+    return plan.plan_workdir(str(workdir), jax.devices(), **options)
+
+
+def remembered(folder, checkpoint, **sections):
+    """The workdir of a run that begins with the checkpoint's parts: a config and facts, no array."""
+    config = load_config("digits:smoke")
+    config.conditioner, config.codec = "text", "autoencoder"
+    config.text = {"encoders": (f"{checkpoint}/text_encoder",), "tokenizers": (f"{checkpoint}/tokenizer",)}
+    config.autoencoder = {"path": f"{checkpoint}/vae"}
+    config.model = {"name": "conditional_unet", **small_checkpoint.LEVELS, **small_checkpoint.WITH_TEXT}
+    config.diffusion.beta_schedule = "scaled_linear"
+    config.update(sections)
+    facts = workdirs.DataFacts(ImageSpec((16, 16, 3), 256), {"train": 64}, "content:0", ("cat", "dog"))
+    workdirs.remember(str(folder), builders.complete(config).to_dict(), facts)
+    return folder
+
+
+def test_a_checkpoint_s_sampler_is_planned_and_no_weights_are_read(checkpoint, monkeypatch):
+    fake(monkeypatch, SMALL)
+    monkeypatch.setattr("marble.convert.unread.params_of_part", None)
+    sizes = {name: size_in(checkpoint / name) for name in small_checkpoint.PARTS}
+    for dtype, size in {None: 4, "float32": 4, "bfloat16": 2}.items():
+        made = planned_workdir(checkpoint, dtype=dtype).to_dict()
+        assert "train" not in made and made["parameters"] == sizes["unet"]
+        assert made["frozen_parameters"] == sizes["vae"] + sizes["text_encoder"]
+        memory = made["sample"]["memory"]
+        assert memory["parameters"] == size * sizes["unet"]
+        assert memory["frozen"] == size * made["frozen_parameters"]
+        assert memory["state"] == memory["parameters"] + memory["frozen"]
+    assert [planned_workdir(checkpoint, batch_size=n).parts[0].num_images for n in (None, 3, 9)] == [64, 8, 16]
+    assert made["sample"]["steps"] == 50
+
+
+def test_the_sampler_of_a_checkpoint_is_counted_by_what_is_done_once_and_in_a_step(checkpoint):
+    found = planned_workdir(checkpoint, batch_size=8).to_dict()["sample"]
+    pipe = load(str(checkpoint))
+    x, t = jnp.zeros((8, *pipe.codec.spec.shape)), jnp.zeros(8, jnp.int32)
+    context = {"text": jnp.zeros((8, small_checkpoint.TEXT.max_length, 12))}
+    network, decoder, encoder = (
+        products(jax.make_jaxpr(function)(*arguments).jaxpr)
+        for function, *arguments in (
+            (pipe.apply, pipe.params, x, t, context),
+            (pipe.codec.decode, x),
+            (pipe.conditioner.of_rows, pipe.rows(8, seed=0)),
+        )
+    )
+    assert 2 * network < found["flops_per_step"] < 1.3 * 2 * network
+    assert decoder + 2 * encoder < found["flops_once"] < 1.3 * (decoder + 2 * encoder)
+
+
+def test_the_program_of_a_checkpoint_that_is_planned_is_the_one_that_samples(checkpoint):
+    pipe = load(str(checkpoint))
+    config, data = recalled(str(checkpoint))
+    with unread():
+        unread_pipe = builders.build(config, data.image).pipeline(None)
+    shapes = pipe.mapping.shapes_of(pipe.params)
+    lowered = pipe.lower(shapes, batch_size=8)
+    assert unread_pipe.lower(shapes, batch_size=8).as_text() == lowered.as_text()
+    request = {"text": "a photo of a cat"}
+    rows = pipe.mapping.put(pipe.rows(8, seed=5, request=request))
+    settings = pipe.grid(5), np.int32(5), pipe.guidance(request), traced_settings(pipe.sampler)
+    images, _ = lowered.compile()(pipe.all_params(), rows, np.uint32(5), *settings)
+    drawn = pipe.sample(8, seed=5, steps=5, as_float=True, **request)
+    np.testing.assert_allclose(np.clip(images, -1, 1), drawn, atol=1e-5)
+
+
+def test_a_run_s_workdir_has_a_train_step_whose_state_holds_what_is_frozen(checkpoint, tmp_path, monkeypatch):
+    lowered = fake(monkeypatch, SMALL)
+    made = planned_workdir(remembered(tmp_path, checkpoint), dtype="bfloat16").to_dict()
+    assert len(lowered) == 2
+    assert made["parameters"] == size_in(checkpoint / "unet")
+    frozen = size_in(checkpoint / "vae") + size_in(checkpoint / "text_encoder")
+    train, sample = made["train"]["memory"], made["sample"]["memory"]
+    assert (train["parameters"], train["frozen"]) == (4 * made["parameters"], 4 * frozen)
+    of_each = 4  # parameters, their average, two moments
+    assert 0 <= train["state"] - 4 * (of_each * made["parameters"] + frozen) < 1000
+    assert (sample["parameters"], sample["frozen"]) == (2 * made["parameters"], 2 * frozen)
+    assert made["sample"]["images"] == load_config("digits:smoke").sampling.batch_size
+    split = planned_workdir(tmp_path, change=lambda config: changed(config, "parallel", sharding="fsdp")).to_dict()
+    assert split["train"]["memory"]["frozen"] < 4 * frozen
+
+
+def changed(config, section, **values):
+    config = config.copy_and_resolve_references()
+    config[section].update(values)
+    return config
+
+
+def test_adapters_are_few_and_what_they_adapt_is_frozen(checkpoint, tmp_path, monkeypatch):
+    fake(monkeypatch, SMALL)
+    made = planned_workdir(remembered(tmp_path, checkpoint, lora={"rank": 2}, init_from=str(checkpoint))).to_dict()
+    sizes = {name: size_in(checkpoint / name) for name in small_checkpoint.PARTS}
+    assert made["parameters"] < sizes["unet"] / 10
+    assert made["train"]["memory"]["frozen"] == 4 * sum(sizes.values())
+    assert made["sample"]["memory"]["parameters"] == 4 * sizes["unet"]
+
+
+def test_what_a_checkpoint_that_does_not_fit_is_to_be_tried_with(checkpoint, monkeypatch):
+    fake(monkeypatch, SMALL)
+    monkeypatch.setattr(planned_module, "device_memory", lambda devices: 9.0)
+    assert planned_workdir(checkpoint, batch_size=32).remedies == (
+        "--batch_size=16",
+        "--dtype=bfloat16",
+        "devices with more memory",
+    )
+    assert planned_workdir(checkpoint, dtype="bfloat16").remedies == ("devices with more memory",)
+
+
+def test_what_is_asked_of_a_checkpoint_in_vain(checkpoint):
+    with pytest.raises(InputError, match="is no run: there is no train step to plan"):
+        planned_workdir(checkpoint, sampler=False)
+    with pytest.raises(InputError, match="dtype='float16' must be float32 or bfloat16"):
+        planned_workdir(checkpoint, dtype="float16")

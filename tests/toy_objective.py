@@ -94,7 +94,7 @@ class Toy:
     def loss_and_count(self, sums):
         return sums["error"], sums["count"]
 
-    def pipeline(self, params, *, mapping, guide=None):
+    def pipeline(self, params, *, mapping, guide=None, classifier=None):
         return ToyPipeline(params, self.image, mapping)
 
     def examples(self, num):

@@ -12,6 +12,7 @@ TITLES = {
     "train": "Training the CIFAR-10 network",
     "sample": "Sampling with the CIFAR-10 network",
     "peer": "Beside diffusers, in turns",
+    "text_to_image": "Text to image with Stable Diffusion 1.5's networks",
     "theory": "Tests on the device",
     "profile": "The longest kernels of a training step",
     "digits": "configs/digits.py from start to end",
@@ -115,6 +116,12 @@ def with_table(readme: str, runs: Iterable[Sequence[Row]]) -> str:
                 how = "torch.compile" if row["torch_compile"] else "eager"
                 what = f"{row['what']}, {row['dtype']}, time as a share of diffusers' ({how})"
                 lines.append(f"| {device}: {what} | {row['time_as_a_share_of_diffusers']} | `{COMMAND} --only peer` |")
+            if row["part"] == "text_to_image" and "images_per_second" in row:
+                ways = {"attention": f"attention {row.get('attention')}", "torch_compile": "torch.compile"}
+                how = ", ".join(["", *(way for key, way in ways.items() if row.get(key))])
+                what = f"text to image, SD 1.5's networks, {row['images']} by {row['steps']} steps, {row['dtype']}"
+                speed = f"{row['images_per_second']:,} images/s"
+                lines.append(f"| {device}: {what}: {row['whose']}{how} | {speed} | `{COMMAND} --only text_to_image` |")
     block = "\n".join([BEGIN, *lines, END])
     if BEGIN in readme:
         before, rest = readme.split(BEGIN, 1)

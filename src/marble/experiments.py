@@ -78,6 +78,9 @@ class Experiment:
 
         return loss_fn
 
-    def pipeline(self, params: Any, *, guide: Any = None, mapping: DeviceMapping | None = None) -> Any:
+    def pipeline(
+        self, params: Any, *, guide: Any = None, classifier: Any = None, mapping: DeviceMapping | None = None
+    ) -> Any:
         """What the model is used through, with these parameters; by default on all devices."""
-        return self.objective.pipeline(params, guide=guide, mapping=mapping or self.parallel.open())
+        mapping = mapping or self.parallel.open()
+        return self.objective.pipeline(params, mapping=mapping, guide=guide, classifier=classifier)

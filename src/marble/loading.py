@@ -14,14 +14,17 @@ from marble import checkpoint
 from marble import workdir as workdirs
 from marble.builders import Layout, as_now, build, complete, renamed
 from marble.convert import adapters, pipeline_folder
+from marble.convert.classifier import adm_classifier
 from marble.convert.folder import open_part, params_of_part
 from marble.errors import InputError
 from marble.experiments import Experiment
 from marble.objectives.objective import Objective
 from marble.parallel import agreement
+from marble.pipelines import Classifier
 from marble.schema import DTYPES
 from marble.storage import is_remote, run_path
 from marble.training import post_hoc_ema
+from marble.typing import ImageSpec
 from marble.workdir import DataFacts
 
 TRAINS_NOTHING = {
@@ -30,6 +33,10 @@ TRAINS_NOTHING = {
     "training": {"batch_size": 1, "num_steps": 1, "ema_decay": 0.9999},
 }
 """What a published checkpoint's config has where those of runs say how they were trained."""
+PIXELS_AT_ONCE = 512 * 512
+"""Of all images in one call of a published checkpoint's sampler: one of Stable Diffusion's, 64 of 64 x 64."""
+MOST_AT_ONCE = 64
+"""Images in such a call."""
 
 
 def load(
@@ -43,6 +50,7 @@ def load(
     dtype: str | None = None,
     lora: str | None = None,
     lora_scale: float = 1.0,
+    classifier: str | None = None,
 ) -> Any:
     """The pipeline of a trained workdir, from its newest whole checkpoint, or that of ``step``; or of a published one.
 
@@ -51,11 +59,12 @@ def load(
     training, where the run stored what it takes (``training.post_hoc_ema``). sampler replaces the config's. guide is
     the workdir of a weaker model, for autoguidance by ``guidance_scale``. dtype, float32 or bfloat16, is what all
     networks compute in, in place of the config's, and what their parameters are held in. lora is a file of adapters, of
-    which the network gets lora_scale times what they add.
+    which the network gets lora_scale times what they add. classifier is the file of an ADM classifier of noisy images,
+    for guidance by ``classifier_scale``.
     InputError when workdir has no run or no such checkpoint, RunError when the checkpoints are damaged.
     """
     options = dict(step=step, raw_params=raw_params, ema_length=ema_length, sampler=sampler, guide=guide, dtype=dtype)
-    return load_step(workdir, **options, lora=lora, lora_scale=lora_scale)[1]
+    return load_step(workdir, **options, lora=lora, lora_scale=lora_scale, classifier=classifier)[1]
 
 
 def load_step(
@@ -69,6 +78,7 @@ def load_step(
     dtype: str | None = None,
     lora: str | None = None,
     lora_scale: float = 1.0,
+    classifier: str | None = None,
 ) -> tuple[int, Any]:
     """The step of the checkpoint that ``load`` takes, and its pipeline."""
     step, experiment, params = load_params(
@@ -76,7 +86,22 @@ def load_step(
     )
     if lora is not None:
         params = adapters.adapted(experiment.objective.model, params, lora, lora_scale)
-    return step, experiment.pipeline(params, guide=None if guide is None else load(guide, dtype=dtype))
+    return step, experiment.pipeline(
+        params,
+        guide=None if guide is None else load(guide, dtype=dtype),
+        classifier=None if classifier is None else open_classifier(classifier, experiment),
+    )
+
+
+def open_classifier(path: str, experiment: Experiment) -> Classifier:
+    """The classifier of a file; InputError where it is of other images or classes than the experiment's model."""
+    model, params = adm_classifier(path, experiment.image.shape)
+    num_classes = getattr(experiment.objective.model, "num_classes", None)
+    if num_classes is None:
+        raise InputError(f"the classifier {path} guides towards a label, and this model is told none: leave it out")
+    if num_classes != model.num_classes:
+        raise InputError(f"the classifier {path} knows {model.num_classes} classes, and this model {num_classes}")
+    return Classifier(params, model)
 
 
 def load_params(
@@ -111,10 +136,17 @@ def recalled(workdir: str) -> tuple[Mapping[str, Any], DataFacts]:
         described = pipeline_folder.described(workdir)
         found = located(described.config, workdir)
         training = {**TRAINS_NOTHING["training"], **found.get("training", {})}
-        config = complete({**TRAINS_NOTHING, "data": {"name": "published"}, **found, "training": training})
+        sampling = {"batch_size": images_at_once(described.image), **found["sampling"]}
+        found |= {"training": training, "sampling": sampling}
+        config = complete({**TRAINS_NOTHING, "data": {"name": "published"}, **found})
         return config, DataFacts(described.image, {}, "published", described.class_names)
     kept, data = workdirs.recall(workdir)
     return located(as_now(kept), workdir), data
+
+
+def images_at_once(image: ImageSpec) -> int:
+    """How many images of a published checkpoint one call samples: a laptop has to hold them, and one is one's work."""
+    return min(MOST_AT_ONCE, max(1, PIXELS_AT_ONCE // (image.shape[0] * image.shape[1])))
 
 
 def is_published(path: str) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from threading import Event, Thread
 from typing import Any, NamedTuple
 
@@ -11,14 +12,17 @@ import jax
 import numpy as np
 
 from marble import builders
+from marble.convert.unread import unread
 from marble.data.declared import Declared, declared
 from marble.errors import InputError
 from marble.experiments import Experiment
-from marble.parallel import MeshMapping
-from marble.parallel.chips import peak_flops
-from marble.parallel.program import Figures, device_memory, figures_of, shard_bytes
+from marble.loading import in_dtype, is_published, recalled
+from marble.parallel import MeshMapping, in_32_bits
+from marble.parallel.program import Figures, figures_of, shard_bytes
 from marble.pipelines.rows import fitting_batch_size
+from marble.planned import Part, Plan, remedies
 from marble.run import check_parts, make_train_step_of
+from marble.schema import DTYPES
 from marble.training.step import several_steps
 from marble.typing import ImageSpec
 
@@ -28,73 +32,23 @@ PROGRESS_SECONDS = 10.0, 60.0
 """When the log first says that a program is still being compiled, and the longest that it is silent after that."""
 
 
-class Part(NamedTuple):
-    """One program on its devices."""
+class Subject(NamedTuple):
+    """What is planned."""
 
-    name: str
-    num_images: int
-    """Of a call, on all devices."""
-    num_steps: int
-    """How often ``figures.flops`` are done until there is a result: a train step's once, a sampler's at each step."""
-    parameters: int
-    """The bytes of them that one device has."""
-    state: int
-    """The same of all that is kept from call to call: the parameters among it."""
-    figures: Figures
+    config: Mapping[str, Any]
+    """A complete one."""
+    images: Declared
+    class_names: Sequence[str] | None = None
+    is_trained: bool = True
+    of_workdir: bool = False
+    dtype: str | None = None
+    """What the sampler computes in and holds its parameters in, in place of the config's, as ``marble.load`` has it."""
 
-
-class Plan(NamedTuple):
-    """What the programs of a config need."""
-
-    devices: tuple[jax.Device, ...]
-    num_parameters: int
-    parts: tuple[Part, ...]
-    remedies: tuple[str, ...]
-    """What to change, where something does not fit."""
-
-    @property
-    def memory(self) -> float | None:
-        """The bytes that each device has; None where that is not known."""
-        return device_memory(self.devices)
-
-    def fits(self, part: Part) -> bool:
-        """Whether a device has room for this program; yes where its memory is not known and the compiler is content."""
-        used = part.figures.memory
-        return used is not None and (self.memory is None or used <= self.memory)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it: bytes of each device, operations of all."""
-        first, peak = self.devices[0], peak_flops(self.devices[0].device_kind)
-        return {
-            "devices": {"kind": first.device_kind, "count": len(self.devices), "memory": self.memory, "flops": peak},
-            "parameters": self.num_parameters,
-            "fits": all(map(self.fits, self.parts)),
-            "remedies": list(self.remedies),
-            **{part.name: self._part(part, peak) for part in self.parts},
-        }
-
-    def _part(self, part: Part, peak: float | None) -> dict[str, Any]:
-        flops = part.figures.flops
-        of_all = None if flops is None else flops * len(self.devices)
-        return {
-            "fits": self.fits(part),
-            "fault": part.figures.fault,
-            "images": part.num_images,
-            "steps": part.num_steps,
-            "memory": {
-                "parameters": part.parameters,
-                "state": part.state,
-                "arguments": part.figures.arguments,
-                "outputs": part.figures.outputs,
-                "temporaries": part.figures.temporaries,
-                "code": part.figures.code,
-                "total": part.figures.memory,
-            },
-            "flops_per_image": of_all and of_all / part.num_images,
-            "flops_per_step": of_all,
-            "collective_bytes": part.figures.collectives,
-            "seconds_at_peak": peak and flops and flops * part.num_steps / peak,
-        }
+    def built(self, config: Mapping[str, Any]) -> Experiment:
+        """The parts of a config for these images; of the frozen ones no weights are read."""
+        image = ImageSpec(self.images.image_shape, self.images.levels)
+        with unread():
+            return builders.build(config, image, class_names=self.class_names)
 
 
 def plan(
@@ -112,20 +66,62 @@ def plan(
     """
     found = builders.data_config(config)
     images = declared(found.name, image_size=found.image_size, image_shape=image_shape)
-    experiment = builders.build(config, ImageSpec(images.image_shape, images.levels))
+    return _planned(Subject(config, images), devices, sampler=sampler, cache=cache)
+
+
+def plan_workdir(
+    workdir: str,
+    devices: Sequence[jax.Device],
+    *,
+    change: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: config,
+    batch_size: int | None = None,
+    dtype: str | None = None,
+    sampler: bool = True,
+    cache: str | None = None,
+) -> Plan:
+    """The same for a run's workdir, or the sampler alone for a published checkpoint; no weights are read.
+
+    change makes another config of the workdir's. batch_size and dtype are as in ``marble.load(workdir).sample``, and of
+    the sampler alone.
+    """
+    kept, data = recalled(workdir)
+    is_trained, config = not is_published(workdir), builders.complete(kept)
+    if not is_trained and not sampler:
+        raise InputError(f"{workdir} is no run: there is no train step to plan, leave --no_sampler out")
+    config = builders.complete(change(config))
+    if batch_size is not None:
+        config.sampling.batch_size = batch_size
+    images = Declared(tuple(data.image.shape), data.image.levels, data.class_names and len(data.class_names))
+    subject = Subject(config, images, data.class_names, is_trained, of_workdir=True, dtype=dtype)
+    return _planned(subject, devices, sampler=sampler, cache=cache)
+
+
+def _planned(subject: Subject, devices: Sequence[jax.Device], *, sampler: bool, cache: str | None) -> Plan:
+    experiment = subject.built(subject.config)
     mapping = experiment.parallel.open(tuple(devices))
     if not isinstance(mapping, MeshMapping):
         raise InputError("parallel.mapping='pmap' compiles when it runs: plan with --config.parallel.mapping=mesh")
-    check_parts(experiment, mapping)
-    if images.num_classes is not None:
-        experiment.objective.check_data(found.name, images.num_classes)
-    state = mapping.shapes(experiment.init_state)
-    parts = [_train_part(experiment, images, mapping, state, cache)]
+    _check(subject, experiment, mapping)
+    objective = experiment.objective
+    frozen = mapping.shapes_of(objective.frozen(objective.base_shapes))
+    state = mapping.shapes(experiment.init_state).replace(frozen=frozen)
+    parts = [_train_part(experiment, subject.images, mapping, state, cache)] if subject.is_trained else []
     if sampler:
-        parts.append(_sample_part(experiment, mapping, state.ema_params, cache))
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    made = Plan(mapping.devices, count, tuple(parts), ())
-    return made._replace(remedies=tuple(_remedies(made, config)))
+        whole = mapping.shapes_of(jax.eval_shape(objective.whole, state.ema_params, frozen))
+        parts.append(_sample_part(subject, experiment, mapping, whole, cache))
+    num_parameters, num_frozen = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (state.params, frozen))
+    made = Plan(mapping.devices, num_parameters, num_frozen, tuple(parts))
+    found = remedies(made, subject.config, dtype=subject.dtype, of_workdir=subject.of_workdir)
+    return made._replace(remedies=tuple(found))
+
+
+def _check(subject: Subject, experiment: Experiment, mapping: MeshMapping) -> None:
+    """InputError for parts that don't fit each other or the devices."""
+    if not subject.is_trained:
+        return experiment.objective.check()
+    check_parts(experiment, mapping)
+    if not subject.of_workdir and subject.images.num_classes is not None:
+        experiment.objective.check_data(experiment.data.name, subject.images.num_classes)
 
 
 def batch_shapes(experiment: Experiment, images: Declared, mapping: MeshMapping) -> Any:
@@ -147,21 +143,62 @@ def _train_part(experiment: Experiment, images: Declared, mapping: MeshMapping, 
         num_images=experiment.training.batch_size,
         num_steps=1,
         parameters=shard_bytes(state.params),
+        frozen=shard_bytes(state.frozen),
         state=shard_bytes(state),
         figures=_figures("train step", lambda: mapping.lower_step(step, state, batch, key), mapping, cache),
     )
 
 
-def _sample_part(experiment: Experiment, mapping: MeshMapping, params: Any, cache: str | None) -> Part:
-    pipeline = experiment.pipeline(None, mapping=mapping)
+def _sample_part(
+    subject: Subject, experiment: Experiment, mapping: MeshMapping, params: Any, cache: str | None
+) -> Part:
+    if subject.dtype is not None:
+        experiment = subject.built(in_dtype(subject.config, subject.dtype))
+        held = lambda x: jax.ShapeDtypeStruct(x.shape, DTYPES[subject.dtype], sharding=x.sharding)  # noqa: E731
+        params = jax.tree.map(held, params)
+    pipeline, frozen = experiment.pipeline(None, mapping=mapping), experiment.objective.frozen()
+    figures, once = _figures("sampler", lambda: pipeline.lower(params), mapping, cache), 0.0
+    if frozen is not None and figures.flops is not None:
+        whole, once = (flops / len(mapping.devices) for flops in _counted(pipeline, params))
+        figures = figures._replace(flops=whole)
+    parameters, beside = shard_bytes(params), shard_bytes(mapping.shapes_of(frozen))
     return Part(
         name="sample",
         num_images=fitting_batch_size(pipeline.config.batch_size, mapping),
         num_steps=pipeline.num_steps(),
-        parameters=shard_bytes(params),
-        state=shard_bytes(params),
-        figures=_figures("sampler", lambda: pipeline.lower(params), mapping, cache),
+        parameters=parameters,
+        frozen=beside,
+        state=parameters + beside,
+        figures=figures,
+        once_flops=once,
     )
+
+
+@in_32_bits
+def _counted(pipeline: Any, params: Any) -> tuple[float, float]:
+    """The operations of a call with one step, and those of it that are done once: by encoders and the decoder.
+
+    Both are counted in what is handed to the compiler. In what it makes of it they can't be told apart, and of an
+    autoencoder's and a U-Net's convolutions a TPU's counts half as many again.
+    """
+    (all_params, rows, *rest), platform = pipeline.call_shapes(params), pipeline.mapping.devices[0].platform
+    x_0 = jax.ShapeDtypeStruct((*rows["index"].shape, *pipeline.codec.spec.shape), np.float32)
+
+    def once(all_params: Any, rows: Any, x_0: Any) -> Any:
+        conditioner = all_params.conditioner
+        null = conditioner.null_of_rows(rows) if conditioner.has_null else None
+        return conditioner.of_rows(rows), null, all_params.codec.decode(x_0)
+
+    whole = partial(pipeline.program, num_frames=0, ticking=False)
+    return _flops(whole, platform, all_params, rows, *rest), _flops(once, platform, all_params, rows, x_0)
+
+
+def _flops(function: Callable[..., Any], platform: str, *arguments: Any) -> float:
+    """The operations of a function on one device of that platform, before it is compiled; loops count once."""
+    shape = lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype)  # noqa: E731
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        traced = jax.jit(function).trace(*jax.tree.map(shape, arguments))
+        return (traced.lower(lowering_platforms=(platform,)).cost_analysis() or {}).get("flops", 0.0)
 
 
 def _figures(what: str, lower: Callable[[], jax.stages.Lowered], mapping: MeshMapping, cache: str | None) -> Figures:
@@ -190,24 +227,3 @@ def _progress(doing: str) -> Iterator[None]:
         ended.set()
         thread.join()
     logger.info("%s: done in %.0f s", doing, time.monotonic() - began)
-
-
-def _remedies(made: Plan, config: Mapping[str, Any]) -> Iterator[str]:
-    """What makes the programs that don't fit smaller, the cheapest first."""
-    too_large = [part.name for part in made.parts if not made.fits(part)]
-    count, training, model = len(made.devices), config["training"], config["model"]
-    if "train" in too_large:
-        share = training["batch_size"] // count // training["accumulate"]
-        if share > 1:
-            factor = next(k for k in range(2, share + 1) if share % k == 0)
-            yield f"--config.training.accumulate={training['accumulate'] * factor}"
-        if model.get("remat") is False:
-            yield "--config.model.remat=True"
-    if "sample" in too_large and config["sampling"]["batch_size"] > count:
-        yield f"--config.sampling.batch_size={max(count, config['sampling']['batch_size'] // 2)}"
-    if too_large and model["dtype"] == "float32":
-        yield "--config.model.dtype=bfloat16"
-    if too_large and count > 1 and config["parallel"]["sharding"] == "replicated":
-        yield "--config.parallel.sharding=fsdp"
-    if "train" in too_large:
-        yield "more devices, or a smaller --batch_size"

@@ -90,11 +90,11 @@ def _run(
         logger.info("%d classes: %s", source.num_classes, ", ".join([*listed, *more]))
     for line in agreement.from_first(lambda: workdir.check(directory, config.to_dict(), facts, builders.as_now)):
         logger.info("changed since this run began: %s", line)
+    base = base_of(experiment.objective, config.init_from)
     with contextlib.ExitStack() as held:
         agreement.from_first(lambda: held.enter_context(workdir.locked(directory)))
         state = restore_or_init(directory, init, mapping)
         start_step = int(state.step)
-        base = base_of(experiment.objective, config.init_from)
         if config.init_from is not None and start_step == 0 and base is None:
             state = with_parameters_of(state, config.init_from, mapping, partial=config.init_from_partial)
         if start_step > experiment.training.num_steps:

@@ -4,9 +4,10 @@ import importlib.util
 import json
 
 import pytest
+import small_checkpoint
 from processes import marble
 
-from marble import plan
+from marble import plan, planned
 from marble.cli.main import main
 from marble.parallel.program import Figures
 
@@ -17,7 +18,7 @@ SMOKE = ["plan", "--config", "digits:smoke"]
 @pytest.fixture
 def fake(monkeypatch):
     """fake(figures): what the compiler says from now on of any program."""
-    monkeypatch.setattr(plan, "device_memory", lambda devices: 2 * 2**30)
+    monkeypatch.setattr(planned, "device_memory", lambda devices: 2 * 2**30)
     return lambda figures: monkeypatch.setattr(plan, "figures_of", lambda *_: figures)
 
 
@@ -33,6 +34,22 @@ def test_the_table(fake, capsys):
     assert cells["a step, an image"] == ["8 G", "8 G"] and cells["a step, all images"] == ["64 G", "64 G"]
     assert cells["steps"] == ["1", "10"] and cells["time of them at peak"] == ["unknown", "unknown"]
     assert lines[-1] == "fits"
+
+
+def test_the_table_of_a_checkpoint(fake, tmp_path, capsys):
+    fake(SMALL)
+    folder = str(small_checkpoint.write(tmp_path))
+    assert main(["plan", "--workdir", folder, "--dtype", "bfloat16", "--batch_size", "16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{folder} on this machine (8 x cpu): ")
+    assert " parameters, and " in lines[0] and lines[0].endswith(" frozen ones")
+    cells = {line[:34].strip(): line[34:].split("  ") for line in lines[2:]}
+    cells = {label: [cell.strip() for cell in row if cell] for label, row in cells.items()}
+    assert cells[""] == ["sampler"] and cells["images a call"] == ["16"] and cells["steps"] == ["50"]
+    assert cells["frozen ones beside them"] == ["0.1 MiB"] and "once, all images" in cells
+    assert main(["plan", "--workdir", folder, "--config.sampling.num_steps=7", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["workdir"] == folder and "config" not in printed and printed["sample"]["steps"] == 7
 
 
 def test_json_is_all_that_is_printed(fake, capsys):
@@ -62,6 +79,13 @@ def test_what_does_not_fit_ends_with_status_1_and_the_table(fake, figures, capsy
         ([*SMOKE, "--topology", "v5e-8"], "--topology v5e-8 is no TPU's name: write GENERATION:SIZE, such as v5e:2x4"),
         ([*SMOKE, "--batch_size", "12"], "training.batch_size=12 does not divide over 8 devices: use 8 or 16"),
         ([*SMOKE, "--config.training.batch_sise=8"], "unknown config key training.batch_sise=8"),
+        (
+            [*SMOKE, "--workdir", "runs/digits"],
+            "--config is given, and --workdir runs/digits, which has a config of its",
+        ),
+        ([*SMOKE, "--dtype", "bfloat16"], "--dtype is for --workdir; with --config it is --config.model.dtype"),
+        (["plan", "--workdir", "x", "--image_shape", "8,8,1"], "--image_shape is given, but the images of x are known"),
+        (["plan", "--workdir", "not_there"], "not_there"),
         ([*SMOKE, "--image_shape", "8,8"], "--image_shape 8,8 must be HEIGHT,WIDTH,CHANNELS"),
         ([*SMOKE, "--image_shape", "9,9,1"], "--image_shape 9,9,1, but the images of digits are 8,8,1"),
         ([*SMOKE, "--config.data.name=tfds:x"], "are of no known size: give --image_shape HEIGHT,WIDTH,CHANNELS"),

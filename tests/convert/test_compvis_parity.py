@@ -8,7 +8,7 @@ import pytest
 
 from marble.convert import compvis
 from marble.convert.folder import open_part, params_of_part, write_tensors
-from marble.convert.tensors import held
+from marble.convert.tensors import Tensor, held
 from marble.errors import InputError
 
 torch = pytest.importorskip("torch")
@@ -168,7 +168,7 @@ def test_the_text_encoder_of_version_2_is_what_diffusers_reads():
 
 
 def empty(network):
-    return {n: compvis.Tensor(tuple(a.shape), np.dtype("f4"), None) for n, a in network.state_dict().items()}
+    return {n: Tensor(tuple(a.shape), np.dtype("f4"), None) for n, a in network.state_dict().items()}
 
 
 def test_full_sizes_are_told():

@@ -230,7 +230,7 @@ def test_the_first_copies_files_are_read_and_written(wrapper):
         ({"add_attention": False}, "add_attention=False"),
         ({"attn_norm_num_groups": 3}, "attn_norm_num_groups=3 .* norm_num_groups, 8"),
         ({"attention_head_dim": 5}, "attention_head_dim=5 .* a divisor of"),
-        ({"flip_sin_to_cos": False, "freq_shift": 0}, "flip_sin_to_cos and freq_shift=False and 0"),
+        ({"flip_sin_to_cos": False, "freq_shift": 0}, "flip_sin_to_cos=False and freq_shift=0"),
         ({"up_block_types": ["UpBlock2D"] * 3}, "up_block_types=.* down_block_types reversed"),
         ({"down_block_types": ["SkipDownBlock2D"] * 3}, "SkipDownBlock2D"),
         ({"sample_size": None}, "no sample_size"),

@@ -238,6 +238,7 @@ def test_stable_diffusion_is_described(tmp_path):
     assert config["text"] == {
         "encoders": ["{workdir}/text_encoder"],
         "tokenizers": ["{workdir}/tokenizer"],
+        "states": "last",
         "zero_null": False,
     }
     assert config["codec"] == "autoencoder" and config["autoencoder"] == {"path": "{workdir}/vae"}

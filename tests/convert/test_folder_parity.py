@@ -238,6 +238,7 @@ def test_stable_diffusion_is_described(tmp_path, cls):
     assert config["text"] == {
         "encoders": ["{workdir}/text_encoder", "{workdir}/text_encoder_2"][: 1 + is_xl],
         "tokenizers": ["{workdir}/tokenizer", "{workdir}/tokenizer_2"][: 1 + is_xl],
+        "states": "penultimate" if is_xl else "last",
         "zero_null": is_xl,
     }
     assert config["autoencoder"] == {"path": "{workdir}/vae"}

@@ -5,7 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from marble.convert.scheduler import KINDS, scheduler_of, sections_of
+from marble.convert.scheduler import scheduler_of, sections_of
+from marble.convert.scheduler_classes import KINDS
 from marble.errors import InputError
 from marble.objectives.diffusion import SCHEDULES, Diffusion
 from marble.objectives.samplers import SAMPLERS

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from marble import diffusion
-from marble.convert.scheduler import KINDS, scheduler_of, sections_of
+from marble.convert.scheduler import scheduler_of, sections_of
+from marble.convert.scheduler_classes import KINDS
 from marble.objectives.diffusion import SCHEDULES
 from marble.objectives.diffusion_config import DiffusionConfig
 from marble.objectives.samplers import SAMPLERS, with_schedule

@@ -8,6 +8,7 @@ import peer
 import pytest
 
 from marble.convert import autoencoder_kl, conditional_unet, taesd
+from marble.convert.blocks import OLD_ATTENTION
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -137,7 +138,7 @@ def test_an_autoencoder_says_the_same(name):
     written = autoencoder_kl.config_of(ours, scale=0.5)
     assert autoencoder_kl.model_of(written) == ours and autoencoder_kl.scale_of(written) == 0.5
     diffusers.AutoencoderKL.from_config(written).load_state_dict(theirs.state_dict())
-    old = {new: old for old, new in autoencoder_kl.OLD_ATTENTION.items()}
+    old = {new: old for old, new in OLD_ATTENTION.items()}
     renamed = {}
     for key, array in arrays.items():
         for new, name_then in old.items():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from torch_files import Call, Pickled, Raw, Strided, name_of, whole, write_legacy, write_zip
 
-from marble.convert import files, msgpack_file
+from marble.convert import files, nested
 from marble.errors import InputError
 
 WRITERS = pytest.mark.parametrize("write", [write_zip, write_legacy])
@@ -177,7 +177,7 @@ def test_values_that_nest_or_repeat_are_refused(write, tmp_path, monkeypatch):
     for _ in range(100):
         deep = [deep]
     refused(write(tmp_path / "a.pt", deep), "repeat or nest")
-    monkeypatch.setattr(msgpack_file, "MOST_VALUES", 1000)
+    monkeypatch.setattr(nested, "MOST_VALUES", 1000)
     refused(with_opcodes(write, tmp_path / "b.pt", doubled(40)), "repeat or nest")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from marble.convert import adm
+from marble.convert.adm_published import ADM_64
 from marble.convert.names import check, flat, shape_of
 from marble.convert.tensors import Tensor
 from marble.errors import InputError
@@ -84,7 +85,7 @@ def test_published_models_have_their_size_and_are_known_by_their_arrays(publishe
 
 def test_edm_s_network_of_this_plan_has_as_many_parameters():
     # Karras et al. 2022 train ADM's network for 64x64 images without a learned variance.
-    assert size_of(adm.shapes_of(adm.ADM_64.clone(out_channels=3), 64)) == 295_899_267
+    assert size_of(adm.shapes_of(ADM_64.clone(out_channels=3), 64)) == 295_899_267
 
 
 @pytest.mark.parametrize("changes", [{"num_heads": 1}, {"num_classes": 7}, {"channel_mult": (1, 0.5, 2.5)}])

@@ -6,8 +6,12 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from marble.cli import prompts
 from marble.errors import InputError
 from marble.storage import expanded
+
+BETWEEN = 9
+"""Images from A to B of a model of texts, where no number is asked for."""
 
 
 def define(values: flags.FlagValues) -> None:
@@ -54,7 +58,7 @@ def check(values: flags.FlagValues) -> bool:
         raise InputError("--strength is for --init_image without --mask, and for --interpolate: leave it out")
     if values.resamples is not None and values.mask is None:
         raise InputError("--resamples is for --mask: leave it out")
-    for name in ("gif", "batch_size", "guidance_interval", "guidance_rescale", "eta", "height", "width"):
+    for name in ("gif", "batch_size", "guidance_interval", "guidance_rescale", "classifier_scale", "eta"):
         if edits and values[name].present:
             raise InputError(f"--{name} is not for images made from images: leave it out")
     if values.interpolate is not None and values["first"].present:
@@ -69,20 +73,27 @@ def edited(pipe: Any, values: flags.FlagValues) -> np.ndarray:
     from marble.pipelines.image_files import read_pictures
 
     asked = dict(steps=values.steps, guidance_scale=values.guidance_scale, labels=values.label)
-    asked |= dict(text=values.text, negative_text=values.negative_text)
     options = dict(seed=values.seed, progress=is_first(), **asked)
     strength = 0.5 if values.strength is None else values.strength
+    shape = pipe.image.shape
+    if values.height is not None or values.width is not None:
+        shape = pipe.codec_of(values.height, values.width).image.shape
     if values.interpolate is not None:
-        ends = [_read_one(path, pipe.image.shape, values.resize) for path in ends_of(values)]
-        return editing.interpolate(pipe, *ends, num=values.num, strength=strength, **options)
-    images = read_pictures(Path(values.init_image), pipe.image.shape, resize=values.resize)
-    if values.num < 1:
-        raise InputError(f"{values.num} images asked for: give at least 1")
-    images = images[np.arange(values.num) % len(images)]
+        ends = [_read_one(path, shape, values.resize) for path in ends_of(values)]
+        options |= {flag: prompts.of_one(flag, values[flag].value) for flag in ("text", "negative_text")}
+        num = prompts.number_of_images(values, pipe, BETWEEN)
+        return editing.interpolate(pipe, *ends, num=num, strength=strength, **options)
+    images = read_pictures(Path(values.init_image), shape, resize=values.resize)
+    num = prompts.number_of_images(values, pipe, len(images))
+    if num < 1:
+        raise InputError(f"{num} images asked for: give at least 1")
+    images = images[(values.first + np.arange(num)) % len(images)]
     options |= dict(first=values.first)
+    texts = {"text": values.text, "negative_text": values.negative_text}
+    options |= {flag: prompts.in_turn(given, num, values.first) for flag, given in texts.items()}
     if values.mask is None:
         return editing.edit(pipe, images, strength, **options)
-    mask = _read_one(values.mask, (*pipe.image.shape[:2], 1), values.resize)[..., 0] >= 128
+    mask = _read_one(values.mask, (*shape[:2], 1), values.resize)[..., 0] >= 128
     if not mask.any():
         raise InputError(f"--mask {values.mask} is white nowhere: there is nothing to draw")
     resamples = 10 if values.resamples is None else values.resamples

@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": ("marble.cli.evaluate", "measure a trained model: bits a dimension"),
     "compress": ("marble.cli.compress", "images to one file, without a loss"),
     "decompress": ("marble.cli.decompress", "the images of a compressed file, or of a part of it"),
+    "convert": ("marble.cli.convert", "checkpoints of diffusers and of papers' code to workdirs, and back"),
     "plan": ("marble.cli.plan", "what a config needs of a TPU that need not be there, or of the devices here"),
     "data": ("marble.cli.data", "prepare a data set: marble data prepare NAME"),
 }

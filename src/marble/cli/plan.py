@@ -1,22 +1,28 @@
 """marble plan: what a config needs of a TPU, on a machine that has none: memory, arithmetic, communication.
 
   marble plan --config configs/cifar10.py[:variant] --topology v5e:2x4 [--config.training.accumulate=2]
+  marble plan --workdir sd15 --topology v5e:2x4 [--batch_size 8] [--dtype bfloat16]
 
 Compiles the train step and the sampler as they would run on that slice, and prints what each of its devices has to
 hold against its memory, the floating-point operations, the bytes of collectives, and the time at the chip's peak. The
 data set need not be there. A full-size config takes minutes to compile; the figures are kept, and asked for again they
 come in seconds. Without --topology it plans for the devices of this machine.
 
+A workdir is that of a run, whose config it has, or a checkpoint's folder as diffusers has it, of which the sampler
+alone is planned. No weights are read.
+
 Exit status 0: it fits. 1: it does not, or what failed is said. 2: wrong usage.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 from absl import flags
 
 from marble import strict_json
-from marble.cli.flags import parse, require
+from marble.cli.flags import overridden, parse, refuse, require
 from marble.cli.train import configured
 from marble.errors import InputError
 
@@ -35,8 +41,18 @@ def define(values: flags.FlagValues) -> None:
         "--config.section.key=value changes a key.",
         **text,
     )
+    flags.DEFINE_string("workdir", None, "In place of a config: folder of a run, or of a published checkpoint.", **text)
     flags.DEFINE_string("topology", None, "A TPU slice, such as v5e:2x4 (default: the devices here).", **text)
-    flags.DEFINE_integer("batch_size", None, "Short for --config.training.batch_size.", **text)
+    flags.DEFINE_integer(
+        "batch_size",
+        None,
+        "With --config: short for --config.training.batch_size. With --workdir: images in one call of the sampler "
+        "(default: the config's; at least one a device).",
+        **text,
+    )
+    flags.DEFINE_string(
+        "dtype", None, "With --workdir: float32 or bfloat16, what the sampler computes in and is held in.", **text
+    )
     flags.DEFINE_list("image_shape", None, "HEIGHT,WIDTH,CHANNELS, where the data set does not say.", **text)
     flags.DEFINE_bool("sampler", True, "Compile the sampler too; --nosampler or --no_sampler leaves it out.", **text)
     flags.DEFINE_bool("json", False, "Print one JSON object instead of the table.", **text)
@@ -47,22 +63,48 @@ def main(argv: list[str]) -> int:
     changes = [word for word in argv if word.startswith("--config.")]
     rest = ["--nosampler" if word == "--no_sampler" else word for word in argv if word not in changes]
     values = parse("plan", __doc__, rest, define)
-    require(values, "config")
-    if values.batch_size is not None:
-        changes.append(f"--config.training.batch_size={values.batch_size}")
-    shape = whole_numbers(values.image_shape)
+    check(values)
     from marble.parallel.devices import compilation_cache, use_compilation_cache
 
     devices = devices_of(values.topology)
+    plan_it = of_config if values.workdir is None else of_workdir
+    make = plan_it(values, changes)
+    if values.topology is None:
+        use_compilation_cache()
+    made = make(devices, sampler=values.sampler, cache=compilation_cache())
+    of_what = "config" if values.workdir is None else "workdir"
+    found = {of_what: values[of_what].value, "topology": values.topology, **made.to_dict()}
+    print(strict_json.dumps(found, indent=2) if values.json else "\n".join(table(values[of_what].value, found)))
+    return 0 if found["fits"] else 1
+
+
+def check(values: flags.FlagValues) -> None:
+    """InputError unless there is one thing to plan, and the flags are of it."""
+    if values.workdir is None:
+        require(values, "config")
+        refuse(values, ["dtype"], "is for --workdir; with --config it is --config.model.dtype")
+    else:
+        refuse(values, ["config"], f"is given, and --workdir {values.workdir}, which has a config of its own")
+        refuse(values, ["image_shape"], f"is given, but the images of {values.workdir} are known")
+
+
+def of_config(values: flags.FlagValues, changes: list[str]) -> Callable[..., Any]:
+    """What plans the config of that name, changed."""
+    if values.batch_size is not None:
+        changes = [*changes, f"--config.training.batch_size={values.batch_size}"]
+    shape = whole_numbers(values.image_shape)
     config = configured(values.config, changes)
     from marble.plan import plan
 
-    if values.topology is None:
-        use_compilation_cache()
-    made = plan(config, devices, image_shape=shape, sampler=values.sampler, cache=compilation_cache())
-    found = {"config": values.config, "topology": values.topology, **made.to_dict()}
-    print(strict_json.dumps(found, indent=2) if values.json else "\n".join(table(found)))
-    return 0 if found["fits"] else 1
+    return partial(plan, config, image_shape=shape)
+
+
+def of_workdir(values: flags.FlagValues, changes: list[str]) -> Callable[..., Any]:
+    """What plans a workdir, its config changed."""
+    from marble.plan import plan_workdir
+
+    change = partial(overridden, words=changes)
+    return partial(plan_workdir, values.workdir, change=change, batch_size=values.batch_size, dtype=values.dtype)
 
 
 def devices_of(topology: str | None) -> tuple:
@@ -87,11 +129,12 @@ def whole_numbers(words: list[str] | None) -> tuple[int, int, int] | None:
     return tuple(map(int, words))
 
 
-def table(found: dict) -> Iterator[str]:
+def table(name: str, found: dict) -> Iterator[str]:
     """The lines that are printed."""
     devices, parts = found["devices"], {name: found[name] for name in COLUMNS if name in found}
     where = f"{devices['count']} x {devices['kind']}"
-    yield f"{found['config']} on {found['topology'] or 'this machine'} ({where}): {found['parameters']:,} parameters"
+    frozen = f", and {found['frozen_parameters']:,} frozen ones" if found["frozen_parameters"] else ""
+    yield f"{name} on {found['topology'] or 'this machine'} ({where}): {found['parameters']:,} parameters{frozen}"
     yield ""
     for label, cells in rows(devices, parts):
         yield (f"{label:34}" + "".join(f"{cell:>16}" for cell in cells)).rstrip()
@@ -113,6 +156,7 @@ def rows(devices: dict, parts: dict[str, dict]) -> Iterator[tuple[str, list[str]
     yield "on each device", []
     for label, key in {
         "parameters": "parameters",
+        **({"frozen ones beside them": "frozen"} if any(part["memory"]["frozen"] for part in all_of) else {}),
         "all state, with them": "state",
         "arguments, as laid out": "arguments",
         "outputs beside them": "outputs",
@@ -128,6 +172,8 @@ def rows(devices: dict, parts: dict[str, dict]) -> Iterator[tuple[str, list[str]
     yield "floating-point operations", []
     yield "  a step, an image", [count(part["flops_per_image"]) for part in all_of]
     yield "  a step, all images", [count(part["flops_per_step"]) for part in all_of]
+    if any(part["flops_once"] for part in all_of):
+        yield "  once, all images", [count(part["flops_once"]) for part in all_of]
     yield "steps", [f"{part['steps']:,}" for part in all_of]
     yield "time of them at peak", [duration(part["seconds_at_peak"]) for part in all_of]
 

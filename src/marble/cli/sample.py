@@ -6,8 +6,14 @@
 Writes OUT/samples.png (a grid), OUT/samples.npz (arr_0, uint8 [num h w c]) and, with --gif, OUT/trajectory.gif: the
 reverse process from noise to image. Image i depends on the seed and i alone: --first 64 goes on where 64 images ended.
 
-A workdir is that of a run, or a checkpoint's folder as diffusers has it. --text @FILE has a prompt on each line, which
-the images take in turn.
+A workdir is that of a run, or a checkpoint's folder as diffusers has it.
+
+  marble sample --workdir sd15 --text @prompts.txt                  one image a prompt
+  marble sample --workdir sd15 --text @prompts.txt --first 5        of 5 prompts, another image each
+  marble sample --workdir sd15 --text "a fox" --text "a hare" --num 6
+
+Images take the prompts in turn, and those of --negative_text; @FILE has one on each line. To see one image alone, give
+its index as --first, its prompt, and --num 1; other images of a prompt are those of other indices, or another --seed.
 
 Images from images: with --init_image F [--strength S] variations of it; with --mask M too, those of its pixels drawn
 anew that are white in M; with --interpolate A B the images between two.
@@ -19,10 +25,9 @@ from typing import Any
 
 from absl import flags
 
-from marble.cli import edit
+from marble.cli import edit, prompts
 from marble.cli.flags import check_writable, parse, require
 from marble.errors import InputError
-from marble.storage import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -34,16 +39,17 @@ def define(values: flags.FlagValues) -> None:
     text = dict(flag_values=values)
     flags.DEFINE_string("workdir", None, "Folder of the training run.", **text)
     flags.DEFINE_string("out", "out", "Folder for the images.", **text)
-    flags.DEFINE_integer("num", 64, "How many images.", **text)
     flags.DEFINE_integer("seed", 0, "Seed of the run of images.", **text)
     flags.DEFINE_integer("first", 0, "Index of the first image.", **text)
     flags.DEFINE_string("label", None, "Class of all images, its name or number, for a conditional model.", **text)
-    flags.DEFINE_string("text", None, "What the images are of, for a model of texts; @FILE has one a line.", **text)
-    flags.DEFINE_string("negative_text", None, "What guidance goes away from, in place of no text.", **text)
     flags.DEFINE_integer("height", None, "Of the images, for models that make any size (default: the model's).", **text)
     flags.DEFINE_integer("width", None, "The same for their width.", **text)
     flags.DEFINE_string("lora", None, "File of adapters for the network (LoRA).", **text)
     flags.DEFINE_float("lora_scale", 1.0, "How much of what --lora adds.", **text)
+    flags.DEFINE_string(
+        "classifier", None, "File of an ADM classifier of noisy images, which guides to --label.", **text
+    )
+    flags.DEFINE_float("classifier_scale", None, "How far to go along its gradient (default 1).", **text)
     flags.DEFINE_string("dtype", None, "float32 or bfloat16, what is computed in (default: the config's).", **text)
     flags.DEFINE_string("sampler", None, "Name of the sampler (default: the config's).", **text)
     flags.DEFINE_integer("steps", None, "Sampling steps, at most T (default: the config's).", **text)
@@ -59,6 +65,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("raw_params", False, "Use the last parameters instead of their moving average.", **text)
     flags.DEFINE_float("ema_length", None, "Average over this share of the training (needs post_hoc_ema).", **text)
     flags.DEFINE_bool("gif", False, "Write trajectory.gif too.", **text)
+    prompts.define(values)
     edit.define(values)
 
 
@@ -67,7 +74,7 @@ def main(argv: list[str]) -> int:
     values = parse("sample", __doc__, edit.joined(argv), define)
     require(values, "workdir")
     edits = edit.check(values)
-    values.text = prompts(values.text, values.num, values.first)
+    prompts.read(values)
     written = ["samples.png", "samples.npz", *(["trajectory.gif"] if values.gif else [])]
     check_writable("out", values.out, written)
     from marble.parallel import agreement, hosts, use_compilation_cache
@@ -104,16 +111,18 @@ def draw(values: flags.FlagValues, edits: bool) -> Any:
         dtype=values.dtype,
         lora=values.lora,
         lora_scale=values.lora_scale,
+        classifier=values.classifier,
     )
     with explained_memory_error():
         if edits:
             return edit.edited(pipe, values)
+        num = prompts.number_of_images(values, pipe)
         return pipe.sample(
-            values.num,
+            num,
             seed=values.seed,
             labels=values.label,
-            text=values.text,
-            negative_text=values.negative_text,
+            text=prompts.in_turn(values.text, num, values.first),
+            negative_text=prompts.in_turn(values.negative_text, num, values.first),
             height=values.height,
             width=values.width,
             steps=values.steps,
@@ -122,25 +131,11 @@ def draw(values: flags.FlagValues, edits: bool) -> Any:
             guidance_scale=values.guidance_scale,
             guidance_interval=numbers("guidance_interval", values.guidance_interval),
             guidance_rescale=values.guidance_rescale,
+            classifier_scale=values.classifier_scale,
             eta=values.eta,
             num_frames=NUM_FRAMES if values.gif else 0,
             progress=agreement.is_first(),
         )
-
-
-def prompts(text: str | None, num: int, first: int) -> str | list[str] | None:
-    """The text for all images, or of the file that it names one for each, in turn; InputError where there is none."""
-    if text is None or not text.startswith("@"):
-        return text
-    path = Path(expanded(text[1:]))
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--text {text}: {path} can't be read: {error}") from error
-    lines = [line for line in lines if line]
-    if not lines:
-        raise InputError(f"--text {text}: {path} has no prompt in it: write one a line")
-    return [lines[i % len(lines)] for i in range(first, first + max(num, 0))]
 
 
 def numbers(flag: str, values: list[str] | None) -> list[float] | None:

@@ -5,7 +5,7 @@ all. A share of the texts is replaced by the empty one, so that guidance has som
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -15,7 +15,7 @@ import numpy as np
 from flax import struct
 
 from marble.conditioning.conditioner import Request, refuse_unread
-from marble.conditioning.text_encoder import States, TextEncoder
+from marble.conditioning.text_encoder import States, TextEncoder, common_length
 from marble.convert.text import open_text_encoder
 from marble.data.preprocess import example_keys
 from marble.data.tokenizer import Tokenizer
@@ -33,6 +33,8 @@ class TextWords:
     tokenizers: Sequence[str]
     """The folders of their tokenizers."""
     states: States = "last"
+    max_length: int | None = None
+    """Tokens that are read of a text, with its start and end; None is all that the encoders can read."""
     zero_null: bool = False
     """Whether no text is told as zeros in place of the empty text's states, as SDXL is trained."""
     template: str = "{}"
@@ -86,11 +88,8 @@ class Text:
         texts = [words.template.replace("{}", name) for name in class_names or [""]]
         dtype = reading.named("text", "dtype")
         models, params = zip(*(open_text_encoder(path, dtype=dtype) for path in words.encoders), strict=True)
-        tokenizers = [
-            Tokenizer.open(path, max_length=encoder.max_length)
-            for path, encoder in zip(words.tokenizers, models, strict=True)
-        ]
-        pairs = zip(models, tokenizers, strict=True)
+        length = common_length(words.max_length, [encoder.max_length for encoder in models])
+        pairs = zip(models, (Tokenizer.open(path, max_length=length) for path in words.tokenizers), strict=True)
         built = cls(
             params=params,
             encoders=tuple(TextEncoder(encoder, tokenizer, words.states) for encoder, tokenizer in pairs),
@@ -113,7 +112,11 @@ class Text:
         """What is said of the texts, in training each replaced by the empty one with probability text_dropout."""
         count = batch["image"].shape[0]
         label = batch["label"] if self.keys else jnp.zeros(count, jnp.int32)
-        told = self._told([jnp.asarray(encoder.tokens(self.class_texts))[label] for encoder in self.encoders])
+        tokens = [jnp.asarray(encoder.tokens(self.class_texts)) for encoder in self.encoders]
+        if len(self.class_texts) < count:  # each is encoded once
+            told = {name: value[label] for name, value in self._told(tokens).items()}
+        else:
+            told = self._told([ids[label] for ids in tokens])
         if train:
             keys = example_keys(key, batch)
             is_null = jax.vmap(lambda k: jax.random.bernoulli(k, jnp.float32(self.text_dropout)))(keys)
@@ -124,7 +127,7 @@ class Text:
     def null(self, batch_size: int) -> Context:
         """What is said of the empty text."""
         told = self._told([jnp.asarray(encoder.null_tokens())[None] for encoder in self.encoders])
-        told = jax.tree.map(jnp.zeros_like, told) if self.zero_null else told
+        told = _without_words(told) if self.zero_null else told
         told |= self._size(jnp.asarray(_sizes(1, self.image)))
         return jax.tree.map(lambda x: jnp.repeat(x, batch_size, axis=0), told)
 
@@ -139,7 +142,8 @@ class Text:
         """What is said of the negative texts."""
         told = self._told([rows[f"negative_tokens_{i}"] for i in range(len(self.encoders))])
         if self.zero_null:
-            told = {name: _where(rows["is_null"], jnp.zeros_like(value), value) for name, value in told.items()}
+            null = _without_words(told)
+            told = {name: _where(rows["is_null"], null[name], value) for name, value in told.items()}
         return {**told, **self._size(rows["size"])}
 
     def of_request(self, num: int, request: Request, image: ImageSpec) -> Rows:
@@ -175,6 +179,13 @@ class Text:
             raise InputError(
                 f"text.encoders have {found} channels in all, and model.text_channels={model.text_channels}: set that"
             )
+        vectors = [p for p in (getattr(encoder.model, "projection", None) for encoder in self.encoders) if p]
+        if self.tells_size and vectors[-1:] != [model.pooled_channels]:
+            found = f"one of {vectors[-1]} channels" if vectors else "none"
+            raise InputError(
+                f"model.pooled_channels={model.pooled_channels} is of a text's vector, and text.encoders have {found}: "
+                "give a CLIP with a projection of that size, or leave pooled_channels None"
+            )
 
     def _told(self, tokens: Sequence[Array]) -> dict[str, Array]:
         """The encoders' words, joined."""
@@ -199,12 +210,19 @@ def _rows(encoder: TextEncoder, texts: Sequence[str]) -> np.ndarray:
 
 def _texts(name: str, asked: Any, num: int) -> list[str]:
     """One text an image; InputError for another number of them, or for what is none."""
-    texts = [asked or ""] * num if asked is None or isinstance(asked, str) else list(asked)
+    if asked is None or isinstance(asked, str):
+        return [asked or ""] * num
+    texts = list(asked) if isinstance(asked, Iterable) else [asked]
     if not all(isinstance(text, str) for text in texts):
         raise InputError(f"{name}={asked!r} must be a text, or a list of texts")
     if len(texts) != num:
         raise InputError(f"{len(texts)} texts as {name} for {num} images: give one for all or one an image")
     return texts
+
+
+def _without_words(told: Mapping[str, Array]) -> dict[str, Array]:
+    """Zeros for all that is said; which tokens are attended to stays."""
+    return {name: value if name == "text_mask" else jnp.zeros_like(value) for name, value in told.items()}
 
 
 def _sizes(num: int, image: ImageSpec) -> np.ndarray:

@@ -8,6 +8,7 @@ import flax.linen as nn
 import numpy as np
 
 from marble.data.tokenizer import Tokenizer
+from marble.errors import InputError
 from marble.models.clip import ClipText
 from marble.typing import Array
 
@@ -35,6 +36,14 @@ class TextEncoder:
     tokenizer: Tokenizer
     states: States = "last"
 
+    def __post_init__(self) -> None:
+        """InputError for a tokenizer of more tokens than the network knows, of which it would say nothing but NaNs."""
+        if self.tokenizer.vocab_size > self.model.vocab_size:
+            raise InputError(
+                f"text.tokenizers have {self.tokenizer.vocab_size} tokens, and the encoder {self.model.vocab_size}: "
+                "give each encoder its own tokenizer"
+            )
+
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
         """*host* The tokens [n l] int32 of texts; a text that is too long is cut, with a warning."""
         return self.tokenizer.encode(list(texts))[0]
@@ -52,3 +61,15 @@ class TextEncoder:
             return Told(text, None, found.embedding)
         mask = tokens != self.tokenizer.pad
         return Told(self.model.apply({"params": params}, tokens, mask), mask, None)
+
+
+def common_length(asked: int | None, most: Sequence[int]) -> int:
+    """Tokens of a text, by text.max_length and what each encoder can read; InputError where they don't go together."""
+    if asked is None and len(set(most)) == 1:
+        return most[0]
+    if asked is None or not 2 <= asked <= min(most):
+        raise InputError(
+            f"text.max_length={asked} for encoders of at most {', '.join(map(str, most))} tokens: set it to between 2 "
+            f"and {min(most)}"
+        )
+    return asked

@@ -9,13 +9,14 @@ and the order of the qkv layer's channels, and of a U-Net the sides of its image
 from the published model of the same architecture; else it is assumed, and said.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from marble.convert.adm_published import PUBLISHED, Published
+from marble.convert.adm_reading import Places, classified_size, places_of, read
 from marble.convert.names import CONV, DENSE, POINTWISE, POINTWISE_1D, Entry, embedding, layer, norm, within
 from marble.convert.tensors import Tensors
 from marble.errors import InputError
@@ -115,97 +116,6 @@ def _pool() -> list[Entry]:
     ]
 
 
-class Published(NamedTuple):
-    """One published architecture, and the process that it was trained for."""
-
-    files: Sequence[str]
-    """The files that hold it."""
-    model: AdmUNet | AdmClassifier
-    image_size: int
-    """The sides of x_t."""
-    beta_schedule: str = "linear"
-    """linear is DDPM's 1e-4 to 0.02, times 1000 / num_train_timesteps."""
-    num_train_timesteps: int = 1000
-    time_scale: float = 1.0
-    """The network is given the step times this."""
-
-
-SIDES_64, SIDES_128, SIDES_256, SIDES_512 = (1, 2, 3, 4), (1, 1, 2, 3, 4), (1, 1, 2, 2, 4, 4), (0.5, 1, 1, 2, 2, 4, 4)
-"""The channel_mult of images of these sides."""
-
-IDDPM_64 = AdmUNet(channels=128, channel_mult=SIDES_64, num_res_blocks=3, num_heads=4, out_channels=6)
-IDDPM_256 = IDDPM_64.clone(channel_mult=SIDES_256, num_res_blocks=2)
-ADM_256 = AdmUNet(
-    channels=256,
-    channel_mult=SIDES_256,
-    num_res_blocks=2,
-    attention_resolutions=(32, 16, 8),
-    head_channels=64,
-    resblock_updown=True,
-    out_channels=6,
-)
-ADM_LABELS = ADM_256.clone(num_classes=1000)
-ADM_64 = ADM_LABELS.clone(channels=192, channel_mult=SIDES_64, num_res_blocks=3, heads_first=False)
-ADM_128 = ADM_LABELS.clone(channel_mult=SIDES_128, num_heads=4, head_channels=None)
-ADM_UPSAMPLER = ADM_LABELS.clone(channels=192, reads_low_res=True)
-
-PUBLISHED: Sequence[Published] = (
-    Published(
-        files=("cifar10_uncond_50M_500K.pt", "cifar10_uncond_vlb_50M_500K.pt"),
-        model=IDDPM_64.clone(channel_mult=(1, 2, 2, 2)),
-        image_size=32,
-        beta_schedule="cosine",
-        num_train_timesteps=4000,
-        time_scale=0.25,
-    ),
-    Published(
-        files=("imagenet64_uncond_100M_1500K.pt", "imagenet64_uncond_vlb_100M_1500K.pt"),
-        model=IDDPM_64,
-        image_size=64,
-        beta_schedule="cosine",
-        num_train_timesteps=4000,
-        time_scale=0.25,
-    ),
-    Published(
-        files=("imagenet64_cond_270M_250K.pt",),
-        model=IDDPM_64.clone(channels=192, num_classes=1000),
-        image_size=64,
-        beta_schedule="cosine",
-        num_train_timesteps=4000,
-    ),
-    Published(
-        files=("lsun_uncond_100M_1200K_bs128.pt", "lsun_uncond_100M_2400K_bs64.pt"),
-        model=IDDPM_256.clone(attention_resolutions=(16,), num_heads=1, scale_shift_norm=False),
-        image_size=256,
-    ),
-    Published(
-        files=("upsample_cond_500K.pt",),
-        model=IDDPM_256.clone(channels=192, num_classes=1000, reads_low_res=True),
-        image_size=256,
-        num_train_timesteps=4000,
-    ),
-    Published(("64x64_diffusion.pt",), ADM_64, 64, "cosine"),
-    Published(("128x128_diffusion.pt",), ADM_128, 128),
-    Published(("256x256_diffusion.pt",), ADM_LABELS, 256),
-    Published(
-        files=(
-            *("256x256_diffusion_uncond.pt", "lsun_bedroom.pt", "lsun_cat.pt"),
-            *("lsun_horse.pt", "lsun_horse_nodropout.pt"),
-        ),
-        model=ADM_256,
-        image_size=256,
-    ),
-    Published(("512x512_diffusion.pt",), ADM_LABELS.clone(channel_mult=SIDES_512), 512),
-    Published(("64_256_upsampler.pt",), ADM_UPSAMPLER.clone(num_heads=4, head_channels=None), 256),
-    Published(("128_512_upsampler.pt",), ADM_UPSAMPLER.clone(attention_resolutions=(32, 16)), 512),
-    Published(("64x64_classifier.pt",), AdmClassifier(channel_mult=SIDES_64, num_res_blocks=4), 64, "cosine"),
-    Published(("128x128_classifier.pt",), AdmClassifier(channel_mult=SIDES_128), 128),
-    Published(("256x256_classifier.pt",), AdmClassifier(channel_mult=SIDES_256), 256),
-    Published(("512x512_classifier.pt",), AdmClassifier(channel_mult=SIDES_512), 512),
-)
-"""From the READMEs and the defaults of openai/improved-diffusion and openai/guided-diffusion."""
-
-
 HEAD_CHANNELS = 64
 """Of most published models of ADM, and assumed of others that resample in residual blocks."""
 
@@ -221,20 +131,6 @@ class Found(NamedTuple):
     """The published model of this architecture, where there is one: it knows the process too."""
     assumed: Sequence[str]
     """What the file does not say, and where it was taken from, a sentence each."""
-
-
-class Places(NamedTuple):
-    """How the levels stand in the blocks on the way down."""
-
-    num_levels: int
-    num_res_blocks: int
-    attending: Sequence[int] = ()
-    """The levels with attention."""
-
-    def blocks(self, level: int) -> range:
-        """The N of ``input_blocks.N`` that are a level's residual blocks; what halves stands before them."""
-        start = 1 + level * (self.num_res_blocks + 1)
-        return range(start, start + self.num_res_blocks)
 
 
 def model_of(
@@ -254,10 +150,10 @@ def model_of(
     """
     if num_heads is not None and head_channels is not None:
         raise InputError(f"num_heads {num_heads} and head_channels {head_channels}: give one of them")
-    places = _places(tensors, source)
-    model, image_channels, assumed = _read(tensors, places, reads_low_res, source)
+    places = places_of(tensors, source)
+    model, image_channels, assumed = read(tensors, places, reads_low_res, source)
     if isinstance(model, AdmClassifier):
-        image_size = _classified_size(tensors, places, image_size, source)
+        image_size = classified_size(tensors, places, image_size, source)
     published = _published(model, places, image_size)
     if published is not None and image_size is None:
         image_size = published.image_size
@@ -273,94 +169,6 @@ def model_of(
     heights = tuple(image_size // 2**level for level in places.attending)
     model = model.clone(attention_resolutions=heights, heads_first=heads_first, **heads)
     return Found(model, image_size, image_channels, published, (*assumed, *said))
-
-
-def _read(
-    tensors: Tensors, places: Places, reads_low_res: bool | None, source: str
-) -> tuple[AdmUNet | AdmClassifier, int, list[str]]:
-    """The model as far as the file says it, the channels of its images, and what was assumed."""
-
-    def shape(name: str) -> tuple[int, ...]:
-        if name not in tensors:
-            raise InputError(f"{source} has no {name}: it is no U-Net or classifier of iDDPM or ADM, or not all of one")
-        return tensors[name].shape
-
-    channels, width_in = shape("time_embed.0.weight")[1], shape("input_blocks.0.0.weight")[1]
-    first_blocks = [f"input_blocks.{places.blocks(level)[0]}.0" for level in range(places.num_levels)]
-    widths = [shape(f"{block}.in_layers.2.weight")[0] for block in first_blocks]
-    fields = dict(
-        channels=channels,
-        channel_mult=tuple(width / channels if width % channels else width // channels for width in widths),
-        num_res_blocks=places.num_res_blocks,
-        scale_shift_norm=shape(f"{first_blocks[0]}.emb_layers.1.weight")[0] == 2 * widths[0],
-        resblock_updown=not any(name.endswith((".op.weight", ".conv.weight")) for name in tensors),
-    )
-    if not _count(tensors, "output_blocks"):
-        if "out.2.positional_embedding" not in tensors:
-            raise InputError(f"{source} has no way up and no attention pooling: classifiers are read with that alone")
-        return AdmClassifier(num_classes=shape("out.2.c_proj.weight")[0], **fields), width_in, []
-    out_channels, assumed = shape("out.2.weight")[0], []
-    if reads_low_res is None:
-        # x_t and low_res have as many channels each, and a learned variance doubles those of the answer.
-        reads_low_res = width_in == 2 * out_channels or width_in == out_channels == 6
-        assumed = [f"reads_low_res: it reads {width_in} channels and answers {out_channels}"] if reads_low_res else []
-    rows = shape("label_emb.weight")[0] if "label_emb.weight" in tensors else None
-    model = AdmUNet(out_channels=out_channels, num_classes=rows, reads_low_res=reads_low_res, **fields)
-    return model, width_in // 2 if reads_low_res else width_in, assumed
-
-
-def _places(tensors: Tensors, source: str) -> Places:
-    """The one way to divide the blocks on the way down into levels that fits their arrays."""
-    found = list(_divisions(tensors))
-    if not found:
-        raise InputError(f"{source} is no U-Net or classifier of iDDPM or ADM: its blocks are no levels")
-    if len(found) > 1:
-        ways = " or ".join(f"{places.num_levels} of {places.num_res_blocks}" for places in found)
-        raise InputError(f"{source} does not say how its blocks make levels, {ways}: give a config of its model")
-    return found[0]
-
-
-def _divisions(tensors: Tensors) -> Iterator[Places]:
-    """A level has num_res_blocks blocks and, but for the first convolution, one before them that halves.
-
-    Blocks that halve have no shortcut and no attention; a level has attention in all of its blocks, or in none.
-    """
-    count, num_up = _count(tensors, "input_blocks"), _count(tensors, "output_blocks")
-    attention, shortcuts, halving = (
-        {n for n in range(count) if f"input_blocks.{n}.{part}.weight" in tensors}
-        for part in ("1.qkv", "0.skip_connection", "0.op")
-    )
-    num_doubling = sum(_doubles(name) for name in tensors)
-    for num_levels in (n for n in range(1, count) if count % n == 0):
-        places = Places(num_levels, count // num_levels - 1)
-        levels = [places.blocks(level) for level in range(num_levels)]
-        attending = [i for i, blocks in enumerate(levels) if attention.intersection(blocks)]
-        if (
-            attention == {n for i in attending for n in levels[i]}
-            and shortcuts <= {blocks[0] for blocks in levels}
-            and (not halving or halving == {blocks[0] - 1 for blocks in levels[1:]})
-            and (not num_up or (num_up == count and num_doubling == num_levels - 1))
-        ):
-            yield places._replace(attending=attending)
-
-
-def _doubles(name: str) -> bool:
-    """Whether this is the kernel of what doubles: a convolution or residual block after the first of its place."""
-    first = name.split(".")[2:3] == ["0"]
-    return name.startswith("output_blocks.") and not first and name.endswith((".in_layers.2.weight", ".conv.weight"))
-
-
-def _count(tensors: Tensors, side: str) -> int:
-    return len({name.split(".")[1] for name in tensors if name.startswith(f"{side}.")})
-
-
-def _classified_size(tensors: Tensors, places: Places, image_size: int | None, source: str) -> int:
-    """The sides of a classifier's images: it has a vector for each pixel at the end, and one for their mean."""
-    pixels = tensors["out.2.positional_embedding"].shape[1] - 1
-    found = math.isqrt(pixels) * 2 ** (places.num_levels - 1)
-    if image_size not in (None, found):
-        raise InputError(f"{source} is a classifier of images with sides of {found}, not image_size {image_size}")
-    return found
 
 
 def _published(model: AdmEncoder, places: Places, image_size: int | None) -> Published | None:

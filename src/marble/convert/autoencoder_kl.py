@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from marble.convert.conditional_unet import block
-from marble.convert.names import CONV, DENSE, POINTWISE, Entry, layer, norm, renamed
-from marble.convert.published import check_blocks, check_supported, multiples, needed, widths_of
+from marble.convert.blocks import attention_as_now, pixel_attention, residual_block
+from marble.convert.names import CONV, POINTWISE, Entry, layer, norm, renamed
+from marble.convert.published import check_blocks, check_supported, multiples, needed, one_number_of_channels, widths_of
 from marble.convert.tensors import Tensor, Tensors
 from marble.errors import InputError
 from marble.models.autoencoder_kl import AutoencoderKL
@@ -18,8 +18,6 @@ SUPPORTED = {
     "latents_std": (None,),
     "mid_block_add_attention": (True,),
 }
-OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""What diffusers called the layers of this attention until 2023."""
 
 
 def model_of(config: Mapping[str, Any], **fields: Any) -> AutoencoderKL:
@@ -33,13 +31,8 @@ def model_of(config: Mapping[str, Any], **fields: Any) -> AutoencoderKL:
         raise InputError(
             f"{NAME} with a convolution on one side of the latents alone is not supported: set both or none"
         )
-    read, made = config.get("in_channels", 3), config.get("out_channels", 3)
-    if read != made:
-        raise InputError(
-            f"{NAME} with in_channels={read} and out_channels={made} is not supported: what is, is one number"
-        )
     return AutoencoderKL(
-        image_channels=made,
+        image_channels=one_number_of_channels(config, NAME, 3),
         latent_channels=config.get("latent_channels", 4),
         channels=channels,
         channel_mult=channel_mult,
@@ -79,16 +72,11 @@ def config_of(model: AutoencoderKL, *, scale: float, sample_size: int = 512) -> 
 def as_now(tensors: Tensors) -> dict[str, Tensor]:
     """A file's tensors by the names that diffusers gives them now."""
 
-    def name_of(name: str) -> str:
-        before, found, after = name.partition(".attentions.0.")
-        layer_name, dot, leaf = after.partition(".")
-        return f"{before}{found}{OLD_ATTENTION.get(layer_name, layer_name)}{dot}{leaf}" if found else name
-
     def flat(name: str, tensor: Tensor) -> Tensor:
         # Files of the first half of 2023 and CompVis' have 1x1 convolutions where there are linear layers now.
         return tensor.reshaped(*tensor.shape[:2]) if ".attentions.0." in name and len(tensor.shape) == 4 else tensor
 
-    return {name: flat(name, tensor) for name, tensor in renamed(tensors, name_of).items()}
+    return {name: flat(name, tensor) for name, tensor in renamed(tensors, attention_as_now).items()}
 
 
 def table(model: AutoencoderKL) -> list[Entry]:
@@ -102,13 +90,13 @@ def table(model: AutoencoderKL) -> list[Entry]:
         for i in range(model.num_res_blocks):
             theirs = f"encoder.down_blocks.{level}.resnets.{i}"
             is_wider, width = width != widths[level], widths[level]
-            entries += block(f"encoder/down_{level}_block_{i}", theirs, is_wider=is_wider, has_time=False)
+            entries += residual_block(f"encoder/down_{level}_block_{i}", theirs, is_wider=is_wider, emb=None)
     for level in reversed(range(levels)):
         there = f"decoder.up_blocks.{levels - 1 - level}"
         for i in range(model.num_res_blocks + 1):
             is_wider, width = width != widths[level], widths[level]
             ours = f"decoder/up_{level}_block_{i}"
-            entries += block(ours, f"{there}.resnets.{i}", is_wider=is_wider, has_time=False)
+            entries += residual_block(ours, f"{there}.resnets.{i}", is_wider=is_wider, emb=None)
         if level > 0:
             entries += layer(f"decoder/up_{level}_sample", f"{there}.upsamplers.0.conv", CONV)
     for half in ("encoder", "decoder"):
@@ -124,9 +112,5 @@ def _ends(half: str) -> list[Entry]:
     entries += norm(f"{half}/norm_out", f"{half}.conv_norm_out")
     for i in (0, 1):
         theirs = f"{half}.mid_block.resnets.{i}"
-        entries += block(f"{half}/middle_block_{i}", theirs, is_wider=False, has_time=False)
-    ours, theirs = f"{half}/middle_attention", f"{half}.mid_block.attentions.0"
-    entries += norm(f"{ours}/norm", f"{theirs}.group_norm")
-    for name, to in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj", "to_out.0")):
-        entries += layer(f"{ours}/{name}", f"{theirs}.{to}", DENSE)
-    return entries
+        entries += residual_block(f"{half}/middle_block_{i}", theirs, is_wider=False, emb=None)
+    return entries + pixel_attention(f"{half}/middle_attention", f"{half}.mid_block.attentions.0")

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from marble.convert.clip import BLOCKS, Fields, read, refuse_unless, written
-from marble.convert.names import DENSE, Entry, embedding, layer, norm, renamed, within
+from marble.convert.names import DENSE, Entry, attention, embedding, layer, norm, renamed, within
+from marble.convert.published import check_supported
 from marble.convert.tensors import Tensor, Tensors
+from marble.convert.transformers_config import BLOCKS, Fields, read, written
 from marble.errors import InputError
 from marble.models.bert import Bert
 
@@ -13,6 +14,7 @@ NOT_READ = ("pooler.", "cls.", "embeddings.position_ids", "embeddings.token_type
 """How names begin of what files have and states need not: the last layer over the first token, those of the training's
 tasks, and 0, 1, 2, ..."""
 
+SUPPORTED = {"position_embedding_type": ("absolute",), "is_decoder": (False,), "add_cross_attention": (False,)}
 FIELDS: Fields = {
     **BLOCKS,
     "vocab_size": ("vocab_size", 30522),
@@ -26,7 +28,7 @@ FIELDS: Fields = {
 }
 
 
-def bert(model: Bert) -> list[Entry]:
+def table(model: Bert) -> list[Entry]:
     """The table of BertModel without its pooler."""
     return [
         *embedding("tokens", "embeddings.word_embeddings"),
@@ -39,8 +41,7 @@ def bert(model: Bert) -> list[Entry]:
 
 def _block() -> list[Entry]:
     return [
-        *(e for part in ("query", "key", "value") for e in layer(f"attention/{part}", f"attention.self.{part}", DENSE)),
-        *layer("attention/proj", "attention.output.dense", DENSE),
+        *attention("attention", "attention", ("self.query", "self.key", "self.value", "output.dense")),
         *norm("norm_0", "attention.output.LayerNorm"),
         *layer("perceptron/dense_0", "intermediate.dense", DENSE),
         *layer("perceptron/dense_1", "output.dense", DENSE),
@@ -70,7 +71,7 @@ def model_of(config: Mapping[str, Any], **options: Any) -> Bert:
     """
     if config.get("model_type") != "bert":
         raise InputError(f"config key model_type={config.get('model_type')!r} is not supported: it must be 'bert'")
-    refuse_unless(config, position_embedding_type="absolute", is_decoder=False, add_cross_attention=False)
+    check_supported(config, "BertModel", SUPPORTED)
     return Bert(**read(config, FIELDS), **options)
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from marble.convert.names import CONV, DENSE, POINTWISE, Entry, Layout, layer, norm
-from marble.convert.published import check_blocks, check_supported, multiples, needed, widths_of
+from marble.convert.blocks import TO_QKV, residual_block
+from marble.convert.names import CONV, DENSE, POINTWISE, Entry, Layout, attention, layer, norm
+from marble.convert.published import attending, check_supported, multiples, needed, unsupported, widths_of
+from marble.convert.unet_places import DIFFUSERS, places
 from marble.errors import InputError
 from marble.models.conditional_unet import SIZE_CHANNELS, ConditionalUNet
 
@@ -49,22 +51,15 @@ WITH_TEXT, PLAIN = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D"), ("DownBlock2D
 def model_of(config: Mapping[str, Any], **fields: Any) -> ConditionalUNet:
     """The model of a published config; fields are of what no config says, such as dtype. InputError if unsupported."""
     check_supported(config, NAME, SUPPORTED)
-    for key, kinds in {
-        "down_block_types": (WITH_TEXT[0], PLAIN[0]),
-        "up_block_types": (WITH_TEXT[1], PLAIN[1]),
-    }.items():
-        check_blocks(config, NAME, key, kinds)
     channels, channel_mult = multiples(needed(config, NAME, "block_out_channels"), NAME)
     levels = len(channel_mult)
-    has_text = [block == WITH_TEXT[0] for block in needed(config, NAME, "down_block_types")]
-    if [block == WITH_TEXT[1] for block in reversed(needed(config, NAME, "up_block_types"))] != has_text:
-        raise InputError(f"{NAME} whose up_block_types are not its down_block_types reversed is not supported")
+    has_text = attending(config, NAME, levels, PLAIN, WITH_TEXT)
     depths = _a_level(config.get("transformer_layers_per_block", 1), levels, "transformer_layers_per_block")
     # The key has the name of something else by an old mistake of diffusers: it counts the heads.
     heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
     blocks = _a_level(config.get("layers_per_block", 2), levels, "layers_per_block")
     if len(set(blocks)) > 1:
-        raise InputError(f"{NAME} with layers_per_block={list(blocks)} is not supported: what is, is one number")
+        raise unsupported(NAME, "layers_per_block", list(blocks), "one number")
     pooled = None
     if config.get("addition_embed_type"):
         pooled = needed(config, NAME, "projection_class_embeddings_input_dim") - 6 * SIZE_CHANNELS
@@ -134,40 +129,16 @@ def table(model: ConditionalUNet, *, linear: bool = False) -> list[Entry]:
     for ours, theirs in embeddings.items():
         entries += layer(f"{ours}/dense_0", f"{theirs}.linear_1", DENSE)
         entries += layer(f"{ours}/dense_1", f"{theirs}.linear_2", DENSE)
-    widths, levels = widths_of(model.channels, model.channel_mult), len(model.channel_mult)
-    skips = [model.channels]
-    width = model.channels
-    for level in range(levels):
-        theirs, depth = f"down_blocks.{level}", model.transformer_depth[level]
-        if level > 0:
-            entries += layer(f"down_{level}_sample", f"down_blocks.{level - 1}.downsamplers.0.conv", CONV)
-            skips.append(width)
-        for i in range(model.num_res_blocks):
-            entries += block(f"down_{level}_block_{i}", f"{theirs}.resnets.{i}", is_wider=width != widths[level])
-            entries += transformer(f"down_{level}_attention_{i}", f"{theirs}.attentions.{i}", depth, projection)
-            width = widths[level]
-            skips.append(width)
-    for i in (0, 1):
-        entries += block(f"middle_block_{i}", f"mid_block.resnets.{i}", is_wider=False)
-    entries += transformer("middle_attention", "mid_block.attentions.0", model.middle_depth, projection)
-    for level in reversed(range(levels)):
-        theirs, depth = f"up_blocks.{levels - 1 - level}", model.transformer_depth[level]
-        for i in range(model.num_res_blocks + 1):
-            is_wider = width + skips.pop() != widths[level]
-            entries += block(f"up_{level}_block_{i}", f"{theirs}.resnets.{i}", is_wider=is_wider)
-            entries += transformer(f"up_{level}_attention_{i}", f"{theirs}.attentions.{i}", depth, projection)
-            width = widths[level]
-        if level > 0:
-            entries += layer(f"up_{level}_sample", f"{theirs}.upsamplers.0.conv", CONV)
+    widths, depths = widths_of(model.channels, model.channel_mult), model.transformer_depth
+    for place in places(model.channels, widths, model.num_res_blocks, [depth > 0 for depth in depths], DIFFUSERS):
+        if place.kind == "block":
+            entries += residual_block(place.ours, place.theirs, is_wider=place.is_wider)
+        elif place.kind == "attention":
+            depth = model.middle_depth if place.level is None else depths[place.level]
+            entries += transformer(place.ours, place.theirs, depth, projection)
+        else:
+            entries += layer(place.ours, place.theirs, CONV)
     return entries
-
-
-def block(ours: str, theirs: str, *, is_wider: bool, has_time: bool = True) -> list[Entry]:
-    """A residual block; is_wider where the number of channels changes."""
-    entries = [*norm(f"{ours}/norm_0", f"{theirs}.norm1"), *layer(f"{ours}/conv_0", f"{theirs}.conv1", CONV)]
-    entries += layer(f"{ours}/emb", f"{theirs}.time_emb_proj", DENSE) if has_time else []
-    entries += [*norm(f"{ours}/norm_1", f"{theirs}.norm2"), *layer(f"{ours}/conv_1", f"{theirs}.conv2", CONV)]
-    return entries + (layer(f"{ours}/shortcut", f"{theirs}.conv_shortcut", POINTWISE) if is_wider else [])
 
 
 def transformer(ours: str, theirs: str, depth: int, projection: Layout) -> list[Entry]:
@@ -180,9 +151,7 @@ def transformer(ours: str, theirs: str, depth: int, projection: Layout) -> list[
         for n in range(3):
             entries += norm(f"{here}/norm_{n}", f"{there}.norm{n + 1}")
         for part, attn in (("self_attention", "attn1"), ("cross_attention", "attn2")):
-            for name, to in (("query", "to_q"), ("key", "to_k"), ("value", "to_v")):
-                entries += layer(f"{here}/{part}/{name}", f"{there}.{attn}.{to}", DENSE, use_bias=False)
-            entries += layer(f"{here}/{part}/proj", f"{there}.{attn}.to_out.0", DENSE)
+            entries += attention(f"{here}/{part}", f"{there}.{attn}", TO_QKV, qkv_bias=False)
         entries += layer(f"{here}/perceptron/dense_0", f"{there}.ff.net.0.proj", DENSE)
         entries += layer(f"{here}/perceptron/dense_1", f"{there}.ff.net.2", DENSE)
     return entries + layer(f"{ours}/proj_out", f"{theirs}.proj_out", projection)
@@ -192,14 +161,12 @@ def _a_level(value: Any, levels: int, key: str) -> tuple[int, ...]:
     """A key that has one number, or one for each level."""
     values = tuple(value) if isinstance(value, list | tuple) else (value,) * levels
     if len(values) != levels or not all(isinstance(v, int) for v in values):
-        raise InputError(
-            f"{NAME} with {key}={value!r} is not supported: what is, is a whole number, or {levels} of them"
-        )
+        raise unsupported(NAME, key, value, f"a whole number, or {levels} of them")
     return values
 
 
 def _one(value: Any, key: str) -> int:
     values = set(value) if isinstance(value, list | tuple) else {value}
     if len(values) != 1:
-        raise InputError(f"{NAME} with {key}={value!r} is not supported: what is, is one number")
+        raise unsupported(NAME, key, value, "one number")
     return values.pop()

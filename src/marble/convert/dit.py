@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from marble.convert.names import CONV, DENSE, Entry, Layout, embedding, layer
-from marble.convert.published import check_supported
+from marble.convert.dit_names import DIFFUSERS, PAPER, entries
+from marble.convert.names import Entry
+from marble.convert.published import check_supported, side_of, unsupported
+from marble.convert.reading import Shapes
 from marble.convert.tensors import Tensor, Tensors
 from marble.errors import InputError
 from marble.models.dit import DiT, positions
@@ -37,6 +39,8 @@ SUPPORTED = {
     "only_cross_attention": (False,),
 }
 """What each key of a config may say; the first is what leaving it out means."""
+SIDE = 32
+"""Of latents, where a config leaves sample_size out."""
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 """By the width, of the paper's S, B, L and XL."""
 COPIED = re.compile(r"transformer_blocks\.(\d+)\.norm1\.emb\.(.+)")
@@ -50,14 +54,11 @@ def model_of(config: Mapping[str, Any], **fields: Any) -> DiT:
     """The model of a published config; fields are of what no config says, such as dtype. InputError if unsupported."""
     check_supported(config, NAME, SUPPORTED)
     patch_size, heads = config.get("patch_size", 2), config.get("num_attention_heads", 16)
-    sample_size, classes = config.get("sample_size", 32), config.get("num_embeds_ada_norm", 1000)
+    side, classes = side_of(config, NAME, SIDE), config.get("num_embeds_ada_norm", 1000)
     if classes is None:
-        raise InputError(f"{NAME} with num_embeds_ada_norm=None is not supported: what is, is a number of classes")
-    if not isinstance(sample_size, int) or sample_size % patch_size:
-        raise InputError(
-            f"{NAME} with sample_size={sample_size!r} is not supported: "
-            f"what is, is a multiple of patch_size, {patch_size}"
-        )
+        raise unsupported(NAME, "num_embeds_ada_norm", None, "a number of classes")
+    if side % patch_size:
+        raise unsupported(NAME, "sample_size", side, f"a multiple of patch_size, {patch_size}")
     return DiT(
         out_channels=config.get("out_channels") or config.get("in_channels", 4),
         patch_size=patch_size,
@@ -65,7 +66,7 @@ def model_of(config: Mapping[str, Any], **fields: Any) -> DiT:
         num_layers=config.get("num_layers", 28),
         num_heads=heads,
         num_classes=classes,
-        grid_size=sample_size // patch_size,
+        grid_size=side // patch_size,
         time_convention="mixed",
         perceptron_epsilon=config.get("norm_eps", 1e-5),
         **fields,
@@ -94,16 +95,7 @@ def config_of(model: DiT, *, in_channels: int, sample_size: int) -> dict[str, An
 
 def table(model: DiT) -> list[Entry]:
     """Our paths and diffusers' names, for tensors ``without_copies``."""
-    emb = "transformer_blocks.0.norm1.emb"
-    entries = layer("patches", "pos_embed.proj", patch_layout(model.patch_size))
-    for i in (0, 1):
-        entries += layer(f"conditioning/time_{i}", f"{emb}.timestep_embedder.linear_{i + 1}", DENSE)
-    if model.num_classes is not None:
-        entries += embedding("conditioning/label", f"{emb}.class_embedder.embedding_table")
-    names = {"query": "attn1.to_q", "key": "attn1.to_k", "value": "attn1.to_v", "proj": "attn1.to_out.0"}
-    for i in range(model.num_layers):
-        entries += _block(f"block_{i}", f"transformer_blocks.{i}", names, ("ff.net.0.proj", "ff.net.2"), "norm1.linear")
-    return [*entries, *layer("modulation_out", "proj_out_1", DENSE), *layer("dense_out", "proj_out_2", DENSE)]
+    return entries(model, DIFFUSERS)
 
 
 def without_copies(tensors: Tensors, model: DiT, *, source: str = "the file") -> dict[str, Tensor]:
@@ -140,30 +132,24 @@ def model_of_tensors(tensors: Tensors, *, source: str = "the file", **fields: An
     The number of heads is the paper's for the width, unless it is among the fields. The table of labels has a row more
     than there are classes. InputError, which begins with source, where these are not such names.
     """
-
-    def shape(name: str) -> tuple[int, ...]:
-        if name not in tensors:
-            raise InputError(f"{source} has no {name}: it is no DiT of the paper's names")
-        return tensors[name].shape
-
-    width, _, patch_size, _ = shape("x_embedder.proj.weight")
+    shapes = Shapes(tensors, source, "it is no DiT of the paper's names")
+    width, _, patch_size, _ = shapes.of("x_embedder.proj.weight")
     heads = fields.pop("num_heads", None) or HEADS.get(width)
     if heads is None:
         raise InputError(
             f"{source} has a width of {width}, for which the paper has no number of heads: "
             f"give num_heads, or take one of {', '.join(map(str, HEADS))}"
         )
-    blocks = [int(found[1]) for found in (re.match(r"blocks\.(\d+)\.", name) for name in tensors) if found]
     labels = tensors.get("y_embedder.embedding_table.weight")
     return DiT(
-        out_channels=shape("final_layer.linear.weight")[0] // patch_size**2,
+        out_channels=shapes.of("final_layer.linear.weight")[0] // patch_size**2,
         patch_size=patch_size,
         width=width,
-        num_layers=max(blocks, default=0) + 1,
+        num_layers=max(shapes.count(r"blocks\.(\d+)\."), 1),
         num_heads=heads,
-        mlp_ratio=shape("blocks.0.mlp.fc1.weight")[0] / width,
+        mlp_ratio=shapes.of("blocks.0.mlp.fc1.weight")[0] / width,
         num_classes=None if labels is None else labels.shape[0] - 1,
-        grid_size=math.isqrt(shape(POSITIONS)[1]),
+        grid_size=math.isqrt(shapes.of(POSITIONS)[1]),
         **fields,
     )
 
@@ -171,16 +157,7 @@ def model_of_tensors(tensors: Tensors, *, source: str = "the file", **fields: An
 def original_table(model: DiT) -> list[Entry]:
     """Our paths and the paper's names, for tensors ``unfused``. InputError for a model that they don't compute."""
     _check_computed(model, "the paper's DiT", time_convention="adm", perceptron_epsilon=1e-6)
-    entries = layer("patches", "x_embedder.proj", patch_layout(model.patch_size))
-    for i in (0, 1):
-        entries += layer(f"conditioning/time_{i}", f"t_embedder.mlp.{2 * i}", DENSE)
-    if model.num_classes is not None:
-        entries += embedding("conditioning/label", "y_embedder.embedding_table")
-    names = {"query": "attn.q", "key": "attn.k", "value": "attn.v", "proj": "attn.proj"}
-    for i in range(model.num_layers):
-        entries += _block(f"block_{i}", f"blocks.{i}", names, ("mlp.fc1", "mlp.fc2"), "adaLN_modulation.1")
-    entries += layer("modulation_out", "final_layer.adaLN_modulation.1", DENSE)
-    return entries + layer("dense_out", "final_layer.linear", DENSE)
+    return entries(model, PAPER)
 
 
 def unfused(tensors: Tensors, model: DiT, *, source: str = "the file") -> dict[str, Tensor]:
@@ -222,23 +199,6 @@ def fused(
             yield whole, np.concatenate([parts[letter] for letter in "qkv"])
             del waiting[whole]
     yield POSITIONS, grid.astype(dtype)
-
-
-def patch_layout(size: int) -> Layout:
-    """A convolution [out in h w] over patches that don't overlap <-> a dense layer [h*w*in out] of each patch."""
-    return Layout(
-        lambda a: CONV.to_ours(a).reshape(-1, a.shape[0]),
-        lambda a: CONV.to_theirs(a.reshape(size, size, -1, a.shape[-1])),
-    )
-
-
-def _block(ours: str, theirs: str, names: Mapping[str, str], mlp: tuple[str, str], modulation: str) -> list[Entry]:
-    entries = layer(f"{ours}/modulation", f"{theirs}.{modulation}", DENSE)
-    for name, there in names.items():
-        entries += layer(f"{ours}/attention/{name}", f"{theirs}.{there}", DENSE)
-    for i, there in enumerate(mlp):
-        entries += layer(f"{ours}/perceptron/dense_{i}", f"{theirs}.{there}", DENSE)
-    return entries
 
 
 def _copies(name: str, model: DiT) -> list[str]:

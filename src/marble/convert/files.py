@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from marble.convert import msgpack_file, safetensors_file, torch_pickle
-from marble.convert.safetensors_file import Stored, parsed, shown, unreadable
+from marble.convert.safetensors_file import parsed
+from marble.convert.stored import Stored, shown, unreadable
 from marble.convert.tensors import Tensor, Tensors
 from marble.errors import InputError
 
@@ -40,6 +41,13 @@ def within(tensors: Tensors, part: str, path: str | os.PathLike[str]) -> dict[st
         there = ", ".join(shown(name)[1:-1] for name in parts(tensors)) or "none: all its arrays are at the top"
         raise InputError(f"{path} has no part {part!r}; its parts are {there}")
     return found
+
+
+def metadata_of(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The texts in the header of a safetensors file; of another file, none."""
+    path = Path(path)
+    stored, head = _opened(path)
+    return safetensors_file.metadata_of(stored) if _is_safetensors(path, head) else {}
 
 
 def parts(tensors: Tensors) -> list[str]:

@@ -4,6 +4,11 @@ import re
 
 from marble.convert.tensors import Tensor, Tensors
 
+INDEXED = re.compile(
+    r"^(down_blocks|up_blocks|resnets|attentions|transformer_blocks|downsamplers|upsamplers|net|to_out)_(\d+)$"
+)
+"""Lists of layers, whose index Flax has after a _; the other names that end in a number are names of one layer."""
+
 
 def of_flax(tensors: Tensors) -> dict[str, Tensor]:
     """The tensors of a Flax file of diffusers or transformers by the names and layouts of their PyTorch ones."""
@@ -14,16 +19,5 @@ def of_flax(tensors: Tensors) -> dict[str, Tensor]:
         leaf_there = {"kernel": "weight", "scale": "weight", "embedding": "weight"}.get(leaf, leaf)
         name = f"{name}.{leaf_there}" if name else leaf_there
         axes = {("kernel", 4): (3, 2, 0, 1), ("kernel", 2): (1, 0)}.get((leaf, len(tensor.shape)))
-        made[name] = tensor if axes is None else _transposed(tensor, axes)
+        made[name] = tensor if axes is None else tensor.transposed(*axes)
     return made
-
-
-INDEXED = re.compile(
-    r"^(down_blocks|up_blocks|resnets|attentions|transformer_blocks|downsamplers|upsamplers|net|to_out)_(\d+)$"
-)
-"""Lists of layers, whose index Flax has after a _; the other names that end in a number are names of one layer."""
-
-
-def _transposed(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
-    shape = tuple(tensor.shape[axis] for axis in axes)
-    return Tensor(shape, tensor.dtype, lambda: tensor.read().transpose(axes))

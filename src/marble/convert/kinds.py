@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from marble.convert import autoencoder_kl, bert, clip, conditional_unet, ddpm, dit, taesd
 from marble.convert.names import Entry
+from marble.convert.published import side_of
 from marble.convert.tensors import Tensors
 from marble.errors import InputError
 
@@ -45,17 +46,6 @@ def kind_of(config: Config, source: str) -> str:
 def shapes_of(model: nn.Module, config: Config, kind: str) -> Any:
     """The shapes of the network's parameters; nothing is computed."""
     return jax.eval_shape(lambda: model.init(jax.random.key(0), *KINDS[kind].inputs(model, config)))["params"]
-
-
-def side_of(config: Config) -> int:
-    """The height of sample_size, which is a number or a pair; InputError where it is none."""
-    size = config.get("sample_size")
-    size = size[0] if isinstance(size, list | tuple) and len(set(size)) == 1 else size
-    if not isinstance(size, int):
-        raise InputError(
-            f"{config.get('_class_name')} with sample_size={size!r} is not supported: what is, is a number"
-        )
-    return size
 
 
 def _image(side: int, channels: int) -> Any:
@@ -96,14 +86,14 @@ KINDS: Mapping[str, Kind] = {
     ),
     ddpm.NAME: Kind(
         ddpm.model_of,
-        lambda model, config: ddpm.table(model, side_of(config)),
-        lambda model, config: (_image(side_of(config), config.get("in_channels", 3)), jnp.zeros(1)),
+        lambda model, config: ddpm.table(model, side_of(config, ddpm.NAME)),
+        lambda model, config: (_image(side_of(config, ddpm.NAME), config.get("in_channels", 3)), jnp.zeros(1)),
         lambda tensors, model, source: ddpm.as_now(tensors),
     ),
     dit.NAME: Kind(
         dit.model_of,
         lambda model, config: dit.table(model),
-        lambda model, config: (_image(side_of(config), config.get("in_channels", 4)), jnp.zeros(1)),
+        lambda model, config: (_image(side_of(config, dit.NAME, dit.SIDE), config.get("in_channels", 4)), jnp.zeros(1)),
         lambda tensors, model, source: dit.without_copies(tensors, model, source=source),
     ),
     autoencoder_kl.NAME: Kind(
@@ -121,7 +111,7 @@ KINDS: Mapping[str, Kind] = {
     **CLIP,
     "BertModel": Kind(
         bert.model_of,
-        lambda model, config: bert.bert(model),
+        lambda model, config: bert.table(model),
         lambda model, config: (jnp.zeros((1, 1), jnp.int32),),
         lambda tensors, model, source: bert.as_now(tensors),
     ),

@@ -6,7 +6,8 @@ import flax.linen as nn
 import numpy as np
 
 from marble.convert import autoencoder_kl, taesd
-from marble.convert.folder import open_part, params_of_part
+from marble.convert.folder import open_part
+from marble.convert.unread import frozen_params
 from marble.errors import InputError
 from marble.models.autoencoder_kl import AutoencoderKL
 from marble.models.tiny_autoencoder import TinyAutoencoder
@@ -19,7 +20,7 @@ def open_autoencoder(folder: str, *, dtype: Any = np.float32) -> tuple[nn.Module
     """
     part = open_part(folder, dtype=dtype)
     if isinstance(part.model, AutoencoderKL):
-        return part.model, params_of_part(part, dtype), autoencoder_kl.scale_of(part.config)
+        return part.model, frozen_params(part, dtype), autoencoder_kl.scale_of(part.config)
     if isinstance(part.model, TinyAutoencoder):
-        return part.model, params_of_part(part, dtype), taesd.scale_of(part.config)
+        return part.model, frozen_params(part, dtype), taesd.scale_of(part.config)
     raise InputError(f"{folder} holds a {part.kind}, which is no autoencoder: give a folder such as a checkpoint's vae")

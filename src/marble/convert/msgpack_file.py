@@ -6,16 +6,14 @@ flax's own reader holds the file and the arrays at the same time, and makes any 
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from marble.convert.safetensors_file import Stored, shown, unreadable
+from marble.convert.nested import DEEPEST, LONGEST_NAME, MOST_VALUES, named
+from marble.convert.stored import Cursor, Stored, cursor, shown
 from marble.convert.tensors import Tensor
-from marble.errors import InputError
 
 _OWN = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 _PLAIN = (
@@ -26,53 +24,6 @@ DTYPES = {name: np.dtype(name) for name in _PLAIN} | {name: np.dtype(getattr(ml_
 
 ARRAY, SCALAR = 1, 3
 CHUNKED = "__msgpack_chunked_array__"
-DEEPEST = 64
-MOST_VALUES = 2_000_000
-"""Values of a file, its numbers not counted: more is a way to fill the memory."""
-MOST_TENSORS = 200_000
-LONGEST_NAME = 500
-
-
-class Cursor:
-    """A place in a file that moves on as it is read, never beyond an end."""
-
-    def __init__(self, stored: Stored, file: BinaryIO, at: int, end: int) -> None:
-        self.stored, self.at, self.end, self._file = stored, at, end, file
-        file.seek(at)
-
-    def take(self, length: int) -> bytes:
-        """The next bytes."""
-        self._check(length)
-        read = self._file.read(length)
-        self.at += length
-        if len(read) != length:
-            raise self.stored.damaged("it has become shorter since it was opened")
-        return read
-
-    def number(self, length: int, order: str = "big", *, signed: bool = False) -> int:
-        """The next bytes as an integer."""
-        return int.from_bytes(self.take(length), order, signed=signed)
-
-    def skip(self, length: int) -> int:
-        """Goes on; returns where it was."""
-        self._check(length)
-        start, self.at = self.at, self.at + length
-        self._file.seek(self.at)
-        return start
-
-    def _check(self, length: int) -> None:
-        if length > self.end - self.at:
-            raise self.stored.damaged(f"{length} bytes should follow byte {self.at}, and it ends at {self.end}")
-
-
-@contextmanager
-def cursor(stored: Stored, at: int = 0, end: int | None = None) -> Iterator[Cursor]:
-    """A cursor from a byte of the file to another."""
-    try:
-        with stored.path.open("rb") as file:
-            yield Cursor(stored, file, at, stored.size if end is None else end)
-    except OSError as error:
-        raise unreadable(stored.path, error) from error
 
 
 class Binary(NamedTuple):
@@ -89,37 +40,7 @@ def read(stored: Stored) -> dict[str, Tensor]:
         tree = walker.value(0)
         if at.at != stored.size:
             raise stored.damaged(f"its values end at byte {at.at}, and the file at {stored.size}")
-    return flat(stored, tree, lambda _, value: value if isinstance(value, Tensor) else None)
-
-
-def flat(stored: Stored, tree: Any, made: Callable[[str, Any], Tensor | None]) -> dict[str, Tensor]:
-    """The tensors within dicts, lists and tuples by their names, joined by /; what else is there is left out.
-
-    made(name, value) is the tensor of a leaf, or None. InputError where one name is twice, for values that hold
-    themselves or repeat (ten lines of a pickle can be 2^60 values), and where there is no tensor.
-    """
-    found: dict[str, Tensor] = {}
-    left = MOST_VALUES
-    walks: list[tuple[str, Iterator[tuple[Any, Any]]]] = [("", iter([("", tree)]))]
-    while walks:
-        within, items = walks[-1]
-        for key, value in items:
-            left -= 1
-            name = f"{within}/{key}" if within else str(key)
-            if left < 0 or len(walks) > DEEPEST or len(name) > LONGEST_NAME or len(found) > MOST_TENSORS:
-                raise stored.damaged(f"its values repeat or nest without end, as {shown(name)} does")
-            if (tensor := made(name, value)) is not None:
-                if name in found or not name:
-                    raise stored.damaged(f"the name {shown(name)} is no name, or that of two arrays")
-                found[name] = tensor
-            elif type(value) in (dict, list, tuple):
-                walks.append((name, iter(value.items() if type(value) is dict else enumerate(value))))
-                break
-        else:
-            walks.pop()
-    if not found:
-        raise InputError(f"{stored.path} holds no arrays: give the file of the weights")
-    return found
+    return named(stored, tree, lambda _, value: value if isinstance(value, Tensor) else None)
 
 
 class _Walker:

@@ -4,7 +4,8 @@ A table lists every array of an architecture: its path in our parameters, its na
 laid out there. ``params_of`` reads a file by it, ``tensors_of`` writes one; both refuse what is not in the table.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,6 @@ from flax import traverse_util
 
 from marble.convert.tensors import Tensor, Tensors
 from marble.errors import InputError
-from marble.schema import nearest
 
 MOST_LISTED = 5
 """Differences that an error lists; it counts the others."""
@@ -62,6 +62,22 @@ def norm(ours: str, theirs: str) -> list[Entry]:
 def embedding(ours: str, theirs: str) -> list[Entry]:
     """A table of rows."""
     return [Entry(f"{ours}/embedding", f"{theirs}.weight")]
+
+
+def attention(
+    ours: str,
+    theirs: str,
+    layers: tuple[str, str, str, str],
+    layout: Layout = DENSE,
+    *,
+    qkv_bias: bool = True,
+) -> list[Entry]:
+    """The layers of an attention; layers are their names of query, key, value and of what comes after, proj."""
+    return [
+        entry
+        for name, there in zip(("query", "key", "value", "proj"), layers, strict=True)
+        for entry in layer(f"{ours}/{name}", f"{theirs}.{there}", layout, use_bias=qkv_bias or name == "proj")
+    ]
 
 
 def within(ours: str, theirs: str, table: Iterable[Entry]) -> list[Entry]:
@@ -125,8 +141,14 @@ def check(table: Table, tensors: Tensors, shapes: Any, *, source: str) -> None:
         if name not in expected
     ]
     if lines:
-        more = f"; and {len(lines) - MOST_LISTED} more" if len(lines) > MOST_LISTED else ""
-        raise InputError(f"{source} does not fit its config: {'; '.join(lines[:MOST_LISTED])}{more}")
+        raise InputError(f"{source} does not fit its config: {some_of(lines)}")
+
+
+def some_of(lines: Sequence[str], count: int | None = None) -> str:
+    """The first of these lines, and how many more there are of count, which may be more than the lines."""
+    count = len(lines) if count is None else count
+    more = f"; and {count - MOST_LISTED} more" if count > MOST_LISTED else ""
+    return "; ".join(lines[:MOST_LISTED]) + more
 
 
 def shape_of(ours: Sequence[int], layout: Layout) -> tuple[int, ...]:
@@ -140,7 +162,7 @@ def renamed(tensors: Tensors, name_of: Callable[[str], str | None]) -> dict[str,
     return {new: tensors[old] for old, new in names.items() if new is not None}
 
 
-def _near(name: str, others: Mapping[str, Any] | set[str]) -> str:
+def _near(name: str, others: Iterable[str]) -> str:
     """' (nearest: X)' where a name of the others is like it."""
-    close = nearest(name, sorted(others)) if others else ""
-    return f" (nearest: {close.split(chr(39))[1]})" if "did you mean" in close else ""
+    close = difflib.get_close_matches(name, sorted(others), n=1, cutoff=0.5)
+    return f" (nearest: {close[0]})" if close else ""

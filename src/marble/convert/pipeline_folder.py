@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from marble.convert import autoencoder_kl, conditional_unet, ddpm, dit, taesd
 from marble.convert.folder import CONFIG, config_and_kind, model_of, read_json
-from marble.convert.kinds import Config, side_of
+from marble.convert.kinds import Config
+from marble.convert.published import side_of
 from marble.convert.scheduler import sections_of
 from marble.errors import InputError
 from marble.typing import ImageSpec
@@ -104,7 +105,13 @@ class Denoiser(NamedTuple):
         return {name: getattr(self.model, name) for name in fields}
 
     @property
+    def side(self) -> int:
+        """Of what diffuses, by its config."""
+        return side_of(self.config, self.config.get("_class_name", "a network"))
+
+    @property
     def learns_variance(self) -> bool:
+        """Whether it answers with two numbers a channel of what diffuses."""
         return self.model.out_channels == 2 * self.channels
 
 
@@ -154,7 +161,7 @@ def _unconditional(index: Index) -> Described:
     if sections["sampling"]["sampler"] != "ancestral":
         sections["sampling"]["num_steps"] = 50
     config = _config("labels", "unet", network, sections) | {"codec": "identity"}
-    side = side_of(network.config)
+    side = network.side
     return Described(config, ImageSpec((side, side, network.channels), LEVELS), None, network.folder)
 
 
@@ -193,7 +200,7 @@ def _latent(index: Index, network: Denoiser, config: dict[str, Any], class_names
     if levels is None or model.latent_channels != network.channels:
         latents = "no latents" if levels is None else f"latents of {model.latent_channels} channels"
         raise InputError(f"{index.path}: a vae of the class {kind} with {latents}: {network.channels} channels diffuse")
-    side = side_of(network.config) * 2 ** (len(getattr(model, levels)) - 1)
+    side = network.side * 2 ** (len(getattr(model, levels)) - 1)
     config |= {"codec": "autoencoder", "autoencoder": {"path": f"{WORKDIR}/vae"}}
     return Described(config, ImageSpec((side, side, model.image_channels), LEVELS), class_names, network.folder)
 

@@ -1,4 +1,4 @@
-"""Safetensors files, and a file's bytes by position, which the other formats read through too.
+"""Safetensors files, read and written.
 
 The format: 8 bytes of length, little-endian; that many of JSON, {name: {dtype, shape, data_offsets}}; the numbers.
 Everything in the JSON is checked against the file before a number is read (https://github.com/huggingface/safetensors).
@@ -13,11 +13,12 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from marble.convert.stored import Stored, is_count, shown
 from marble.convert.tensors import Tensor
 from marble.errors import InputError
 
@@ -41,82 +42,16 @@ DTYPES = {
 }
 """In the order in which the library lays out a file, from the last to the first: so all numbers are aligned."""
 
+METADATA = "__metadata__"
+"""The key of a header that is no tensor's."""
 MOST_HEADER = 2**24
 """Bytes of a header: 100,000 names take less. More is a way to fill the memory."""
-MOST_AXES = 32
-
-
-class Stored(NamedTuple):
-    """A file of weights: what is read of it is checked against its size first."""
-
-    path: Path
-    size: int
-
-    def damaged(self, what: str) -> InputError:
-        """The error for a file that contradicts itself."""
-        return InputError(f"{self.path} is damaged: {what}; download or copy it again")
-
-    def bytes(self, start: int, length: int) -> np.ndarray:
-        """[length] uint8, memory of its own: not a map of the file, which ends the process if the file shrinks."""
-        if start < 0 or length < 0 or start + length > self.size:
-            raise self.damaged(f"bytes {start} to {start + length} should be there, and it has {self.size}")
-        read = np.empty(length, np.uint8)
-        try:
-            with self.path.open("rb") as file:
-                file.seek(start)
-                if file.readinto(memoryview(read)) != length:
-                    raise self.damaged("it has become shorter since it was opened")
-        except OSError as error:
-            raise unreadable(self.path, error) from error
-        return read
-
-    def numbers(self, start: int, count: int, dtype: np.dtype) -> np.ndarray:
-        """[count] of that type."""
-        read = self.bytes(start, count * dtype.itemsize)
-        return read != 0 if dtype.kind == "b" else read.view(dtype)  # NumPy's bools are the bytes 0 and 1 alone
-
-    def tensor(self, name: str, start: int, shape: Sequence[Any], dtype: np.dtype, room: int) -> Tensor:
-        """A tensor that must have exactly this room, in bytes, from start."""
-        shape = self.shape(name, shape, dtype)
-        length = math.prod(shape) * dtype.itemsize
-        if length != room:
-            raise self.damaged(f"{shown(name)} {list(shape)} of {dtype} is {length} bytes, and it has {room}")
-        if start < 0 or start + room > self.size:
-            raise self.damaged(f"{shown(name)} ends at byte {start + room}, and the file at {self.size}")
-        return Tensor(shape, dtype, lambda: self.numbers(start, math.prod(shape), dtype).reshape(shape))
-
-    def shape(self, name: str, shape: Any, dtype: np.dtype) -> tuple[int, ...]:
-        """The shape, if NumPy can have such an array."""
-        sane = isinstance(shape, list | tuple) and len(shape) <= MOST_AXES and all(map(is_count, shape))
-        if not sane or math.prod(max(n, 1) for n in shape) * dtype.itemsize >= 2**62:
-            raise self.damaged(f"{shown(name)} has the shape {shown(shape)}")
-        return tuple(shape)
-
-
-def is_count(value: Any) -> bool:
-    """Whether it is an integer from 0 to 2^62; True is none."""
-    return type(value) is int and 0 <= value < 2**62
-
-
-def shown(value: Any) -> str:
-    """What a file holds, short and on one line: it may be anything."""
-    if type(value) is int and abs(value) >= 2**64:
-        return "a number of more than 64 bits"
-    short = value[:80] if isinstance(value, str | bytes) else value
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(shown(item) if type(item) in (int, str) else '...' for item in value[:8])}]"
-    return repr(short)[:100] if isinstance(short, str | bytes | int | float | bool | None) else type(value).__name__
-
-
-def unreadable(path: Path, error: OSError) -> InputError:
-    """The error for a file that the operating system does not give."""
-    return InputError(f"{path} can't be read: {error.strerror or error}; is the name right, and may you read it?")
 
 
 def read(stored: Stored) -> dict[str, Tensor]:
     """The tensors of a safetensors file; InputError where its header is not all true."""
     header, begin = _header(stored)
-    header.pop("__metadata__", None)
+    header.pop(METADATA, None)
     tensors, at = {}, begin
     places = {name: _place(stored, name, entry) for name, entry in header.items()}
     for name, (start, end, shape, dtype) in sorted(places.items(), key=lambda item: item[1][:2]):
@@ -129,6 +64,14 @@ def read(stored: Stored) -> dict[str, Tensor]:
     if at != stored.size:
         raise stored.damaged(f"its tensors end at byte {at}, and the file at {stored.size}")
     return {name: tensors[name] for name in header}
+
+
+def metadata_of(stored: Stored) -> dict[str, str]:
+    """The texts beside the tensors in the header of a safetensors file; none where it has none."""
+    metadata = _header(stored)[0].get(METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise stored.damaged("its metadata is not of texts")
+    return metadata
 
 
 def _header(stored: Stored) -> tuple[dict[str, Any], int]:
@@ -227,7 +170,7 @@ def _laid_out(
     strange = [f"{name} of {dtype}" for name, (_, dtype) in known.items() if dtype not in names]
     if strange:
         raise ValueError(f"safetensors has no type for {strange[:5]}")
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     places, at = {}, 0
     for name, (shape, dtype) in sorted(known.items(), key=lambda item: (rank[item[1][1]], item[0])):
         places[name] = (shape, dtype, at)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from marble.convert.names import CONV, Entry, layer, renamed
-from marble.convert.published import check_supported
+from marble.convert.published import check_supported, one_number_of_channels
 from marble.convert.tensors import Tensor, Tensors
 from marble.errors import InputError
 from marble.models.tiny_autoencoder import TinyAutoencoder
@@ -31,13 +31,8 @@ def model_of(config: Mapping[str, Any], **fields: Any) -> TinyAutoencoder:
     )
     if len(widths) != 1 or len(blocks) != len(decoder_blocks):
         raise InputError(f"{NAME} whose levels are of several widths, or not as many on both sides, is not supported")
-    read, made = config.get("in_channels", 3), config.get("out_channels", 3)
-    if read != made:
-        raise InputError(
-            f"{NAME} with in_channels={read} and out_channels={made} is not supported: what is, is one number"
-        )
     return TinyAutoencoder(
-        image_channels=made,
+        image_channels=one_number_of_channels(config, NAME, 3),
         latent_channels=config.get("latent_channels", 4),
         channels=widths.pop(),
         num_blocks=tuple(blocks),

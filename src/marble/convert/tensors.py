@@ -23,6 +23,10 @@ class Tensor(NamedTuple):
         """The same numbers in another shape of as many."""
         return Tensor(shape, self.dtype, lambda: self.read().reshape(shape))
 
+    def transposed(self, *axes: int) -> "Tensor":
+        """The same numbers with their axes in this order."""
+        return Tensor(tuple(self.shape[axis] for axis in axes), self.dtype, lambda: self.read().transpose(axes))
+
 
 Tensors = Mapping[str, Tensor]
 """The arrays of a file, by their names there."""
@@ -31,3 +35,8 @@ Tensors = Mapping[str, Tensor]
 def held(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """Arrays in memory as tensors."""
     return {name: Tensor(a.shape, a.dtype, lambda a=a: a) for name, a in arrays.items()}
+
+
+def under(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -5,7 +5,8 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from marble.convert.folder import open_part, params_of_part
+from marble.convert.folder import open_part
+from marble.convert.unread import frozen_params
 from marble.errors import InputError
 from marble.models.bert import Bert
 from marble.models.clip import Clip, ClipText
@@ -18,7 +19,7 @@ def open_text_encoder(folder: str, *, dtype: Any = np.float32) -> tuple[nn.Modul
     """
     part = open_part(folder, dtype=dtype)
     if isinstance(part.model, ClipText | Bert):
-        return part.model, params_of_part(part, dtype)
+        return part.model, frozen_params(part, dtype)
     if isinstance(part.model, Clip):
-        return part.model.text, params_of_part(part, dtype)["text"]
+        return part.model.text, frozen_params(part, dtype)["text"]
     raise InputError(f"{folder} holds a {part.kind}, which encodes no text: give the folder of a CLIP or a BERT")

@@ -33,7 +33,7 @@ from marble.objectives.learned_schedule import CURVE, schedule_of, variational_l
 from marble.objectives.objective import Given
 from marble.objectives.samplers import SAMPLERS, named_sampler, with_schedule
 from marble.parallel import DeviceMapping
-from marble.pipelines import DiffusionPipeline, SamplingConfig
+from marble.pipelines import Classifier, DiffusionPipeline, SamplingConfig
 from marble.sampling import Sampler
 from marble.schema import DTYPES, Reading, Section, schema
 from marble.training.step import LossFn
@@ -310,7 +310,12 @@ class Diffusion:
         return sums["loss_by_t"].sum(), sums["count_by_t"].sum()
 
     def pipeline(
-        self, params: Any, *, mapping: DeviceMapping, guide: DiffusionPipeline | None = None
+        self,
+        params: Any,
+        *,
+        mapping: DeviceMapping,
+        guide: DiffusionPipeline | None = None,
+        classifier: Classifier | None = None,
     ) -> DiffusionPipeline:
         """The sampler of this model with these parameters."""
         return DiffusionPipeline(
@@ -324,6 +329,7 @@ class Diffusion:
             config=self.sampling,
             variance_type=self.config.variance_type,
             guide=guide,
+            classifier=classifier,
             named_sampler=self.named_sampler,
             self_conditioning=self.training.self_conditioning,
             mapping=mapping,

@@ -86,8 +86,11 @@ class Objective(Protocol):
     def loss_and_count(self, sums: Mapping[str, Any]) -> tuple[Any, Any]:
         """The sum of the loss over the images of such sums, and their number."""
 
-    def pipeline(self, params: Any, *, mapping: DeviceMapping, guide: Any = None) -> Any:
-        """What the trained model is used through, with these parameters; guide is a weaker model's."""
+    def pipeline(self, params: Any, *, mapping: DeviceMapping, guide: Any = None, classifier: Any = None) -> Any:
+        """What the trained model is used through, with these parameters.
+
+        guide is a weaker model's, classifier a ``marble.pipelines.Classifier`` of noisy images.
+        """
 
     def examples(self, num: int) -> Mapping[str, Any]:
         """Arguments of the pipeline's ``sample`` that show what the model can do, in num images."""

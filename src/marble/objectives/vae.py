@@ -100,10 +100,13 @@ class VariationalAutoencoder:
         """The sum of the loss over the images of such sums, and their number."""
         return sums["reconstruction"] + sums["kl"], sums["count"]
 
-    def pipeline(self, params: Any, *, mapping: DeviceMapping, guide: Any = None) -> VAEPipeline:
-        """This model with these parameters; it takes no guide."""
-        if guide is not None:
-            raise InputError("a variational autoencoder draws in one step and takes no guide: leave it out")
+    def pipeline(
+        self, params: Any, *, mapping: DeviceMapping, guide: Any = None, classifier: Any = None
+    ) -> VAEPipeline:
+        """This model with these parameters; nothing guides it."""
+        for name, given in {"guide": guide, "classifier": classifier}.items():
+            if given is not None:
+                raise InputError(f"a variational autoencoder draws in one step and takes no {name}: leave it out")
         return VAEPipeline(
             model=self.model,
             params=params,

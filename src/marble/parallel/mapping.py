@@ -99,10 +99,12 @@ class MeshMapping:
 
     def shapes(self, init: Callable[[], Any]) -> Any:
         """The shapes of init() and their layout, without an array."""
-        shapes = jax.eval_shape(init)
-        return jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, self.layout(shapes)
-        )
+        return self.shapes_of(jax.eval_shape(init))
+
+    def shapes_of(self, tree: Any) -> Any:
+        """The shapes of arrays, or of shapes, and the layout that ``place`` gives them."""
+        shape = lambda x, sharding: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding)  # noqa: E731
+        return jax.tree.map(shape, tree, self.layout(tree))
 
     def init(self, init: Callable[[], Any]) -> Any:
         """init() on the devices, each making its own part."""
@@ -127,10 +129,6 @@ class MeshMapping:
         """The shapes of rows that every process has whole, as ``put`` splits them, or along another axis."""
         sharding = self.batch_sharding(batch_axis)
         return {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding) for k, v in rows.items()}
-
-    def shape_everywhere(self, x: np.ndarray) -> jax.ShapeDtypeStruct:
-        """The shape of an array that every device has whole."""
-        return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=self.everywhere)
 
     def batch_sharding(self, batch_axis: int = 0) -> NamedSharding:
         """Of an array whose batch axis is split over the devices."""

@@ -1,6 +1,7 @@
 """Trained models in use: images in, images out."""
 
 from marble.pipelines import editing
+from marble.pipelines.classifier import Classifier
 from marble.pipelines.diffusion import DiffusionPipeline
 from marble.pipelines.evaluate import bits_per_dim
 from marble.pipelines.measured import Flow
@@ -11,6 +12,7 @@ from marble.typing import ImageSpec
 
 __all__ = [
     "BitsPerDim",
+    "Classifier",
     "DiffusionPipeline",
     "Estimate",
     "Flow",

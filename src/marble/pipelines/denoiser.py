@@ -13,10 +13,12 @@ from marble.conditioning import NOTHING_ASKED, Codec, Conditioner, Request
 from marble.diffusion import NoiseSchedule, PredictionType, denoiser
 from marble.errors import InputError
 from marble.parallel import DeviceMapping, ParallelConfig, in_32_bits
+from marble.pipelines.classifier import Classifier
 from marble.pipelines.copies import Copyable
 from marble.pipelines.guidance import Guidance, check_guide
 from marble.pipelines.rows import batches, check_spelling, checked_times, fitting_batch_size, image_indices, whole
 from marble.pipelines.settings import SamplingConfig
+from marble.sampling import guidance
 from marble.typing import Array, Batch, Context, DenoiseFn, ImageSpec, Level, Prediction
 
 
@@ -28,6 +30,7 @@ class AllParams(NamedTuple):
     """A weaker model's, or None."""
     codec: Codec
     conditioner: Conditioner
+    classifier: Classifier | None = None
 
 
 class TrainedDenoiser(Copyable):
@@ -47,13 +50,14 @@ class TrainedDenoiser(Copyable):
         conditioner: Conditioner,
         prediction_type: PredictionType,
         guide: "TrainedDenoiser | None",
+        classifier: Classifier | None = None,
         mapping: DeviceMapping | None,
     ) -> None:
         """See ``DiffusionPipeline``."""
         self.model, self.codec, self.conditioner, self.config = model, codec, conditioner, config
         self.is_learned = callable(schedule)
         self.schedule_of = schedule if self.is_learned else lambda _: schedule
-        self._prediction_type, self._guide = prediction_type, guide
+        self._prediction_type, self._guide, self._classifier = prediction_type, guide, classifier
         self.mapping = mapping or ParallelConfig().open()
         self.params = self.mapping.place(params)
         self._denoise = jax.jit(self._predict)
@@ -81,9 +85,9 @@ class TrainedDenoiser(Copyable):
     def all_params(self, params: Any = None, *, image: ImageSpec | None = None) -> AllParams:
         """What programs take first; params stand in place of the model's, image in that of its own size."""
         mine = self.params if params is None else params
-        codec, conditioner = self._placed
+        codec, conditioner, classifier = self._placed
         codec = codec if image is None else codec.resized(*image.shape[:2])
-        return AllParams(mine, self._guide and self._guide.params, codec, conditioner)
+        return AllParams(mine, self._guide and self._guide.params, codec, conditioner, classifier)
 
     def codec_of(self, height: int | None, width: int | None) -> Codec:
         """The codec of images of this size, None its own; InputError where the network takes no other."""
@@ -103,10 +107,16 @@ class TrainedDenoiser(Copyable):
             raise InputError(f"images of {asked[0]} x {asked[1]}: give a height and width that are multiples of {step}")
         return codec
 
+    def codec_of_images(self, images: np.ndarray) -> Codec:
+        """The codec of images [n h w c] of their size, or where the network takes no other, its own."""
+        shape = np.shape(images)
+        is_any = len(shape) == 4 and getattr(self.model, "takes_any_size", False)
+        return self.codec_of(*shape[1:3]) if is_any else self.codec
+
     @functools.cached_property
-    def _placed(self) -> tuple[Codec, Conditioner]:
-        """The codec and the conditioner, their arrays on the devices."""
-        return self.mapping.place((self.codec, self.conditioner))
+    def _placed(self) -> tuple[Codec, Conditioner, Classifier | None]:
+        """What is beside the network, its arrays on the devices."""
+        return self.mapping.place((self.codec, self.conditioner, self._classifier))
 
     def guided_fn(self, params: AllParams, guided: Guidance, rows: Batch) -> DenoiseFn:
         """The model's predictions, guided where it can be, and within the range of images; rows are the request's."""
@@ -116,6 +126,8 @@ class TrainedDenoiser(Copyable):
         elif params.conditioner.has_null:
             null = params.conditioner.null_of_rows(rows)
             denoise_fn = guided.away_from_null(denoise_fn, null, prediction_type=kind)
+        if params.classifier is not None:
+            denoise_fn = guidance.classifier_guided(denoise_fn, params.classifier.log_prob, guided.classifier)
         return self.config.clipped(denoise_fn)
 
     def encode(self, images: np.ndarray, *, batch_size: int | None = None) -> np.ndarray:
@@ -168,9 +180,14 @@ class TrainedDenoiser(Copyable):
         scale: float | None = None,
         interval: Sequence[float] | None = None,
         rescale: float | None = None,
+        classifier_scale: float | None = None,
     ) -> Guidance:
         """The numbers of guidance, the config's where None is given; InputError where they can't be followed."""
-        numbers = self.config.guidance(scale, interval, rescale)
+        if classifier_scale is not None and self._classifier is None:
+            raise InputError(
+                f"classifier_scale={classifier_scale} needs a classifier: give one when the model is loaded"
+            )
+        numbers = self.config.guidance(scale, interval, rescale, classifier_scale)
         numbers.check(self.conditioner, has_guide=self._guide is not None)
         # The config's scale is for images that are told something: else both predictions are the null context's.
         is_told = any(value is not None for value in (request or {}).values())

@@ -19,6 +19,7 @@ from marble.diffusion import NoiseSchedule, PredictionType, cosine
 from marble.diffusion.process import VarianceType
 from marble.errors import InputError
 from marble.parallel import DeviceMapping
+from marble.pipelines.classifier import Classifier
 from marble.pipelines.denoiser import AllParams, TrainedDenoiser
 from marble.pipelines.evaluate import measured_bound, options_unread
 from marble.pipelines.inversion import inverted
@@ -49,6 +50,7 @@ class DiffusionPipeline(TrainedDenoiser):
         prediction_type: PredictionType = "eps",
         variance_type: VarianceType = "fixed_large",
         guide: TrainedDenoiser | None = None,
+        classifier: Classifier | None = None,
         named_sampler: Callable[[str], Sampler] = no_names,
         self_conditioning: bool = False,
         mapping: DeviceMapping | None = None,
@@ -60,6 +62,7 @@ class DiffusionPipeline(TrainedDenoiser):
         self_conditioning: whether it was trained to be told its own last estimate of x_0.
         named_sampler: what makes a sampler of its name, for those that ``sample`` is asked for.
         mapping: how programs run on the devices; by default over all of them.
+        classifier: of noisy images, which guides towards the label by ``classifier_scale``.
         guide: a weaker model of the same images and schedule, to go away from (autoguidance, Karras et al. 2024).
         """
         super().__init__(
@@ -71,6 +74,7 @@ class DiffusionPipeline(TrainedDenoiser):
             conditioner=conditioner,
             prediction_type=prediction_type,
             guide=guide,
+            classifier=classifier,
             mapping=mapping,
         )
         self.sampler, self.variance_type, self.self_conditioning = sampler, variance_type, self_conditioning
@@ -88,6 +92,7 @@ class DiffusionPipeline(TrainedDenoiser):
         guidance_scale: float | None = None,
         guidance_interval: Sequence[float] | None = None,
         guidance_rescale: float | None = None,
+        classifier_scale: float | None = None,
         sampler: str | Sampler | None = None,
         eta: float | None = None,
         noise: np.ndarray | None = None,
@@ -105,19 +110,19 @@ class DiffusionPipeline(TrainedDenoiser):
         what the model is told: for a class-conditional one ``labels``, a class for all or one an image, by number or
         name, None the null class; for a text-conditional one ``text`` and ``negative_text``, for all or one an image.
         height and width, for networks that take any, are those of the images, by default the size that it was trained
-        on. steps is at most T; params replaces the pipeline's own. The guidance arguments
-        replace the config's (see ``SamplingConfig``), sampler, a name or a sampler, the pipeline's, and eta its share
-        of new noise. noise [num h w c], of the size of N(0, I), takes the place of what is drawn for x_T. With
-        num_frames returns (images, Frames [num_frames num h w c]), the way from noise. A number of images per call
-        (batch_size) or of frames, or a sampler, that was not used before is compiled first. InputError for values out
-        of range.
+        on. steps is at most T; params replaces the pipeline's own. The guidance arguments replace the config's (see
+        ``SamplingConfig``), and classifier_scale, 1 where there is a classifier, is how far to go along its gradient;
+        sampler, a name or a sampler, replaces the pipeline's, and eta its share of new noise. noise [num h w c], of the
+        size of N(0, I), takes the place of what is drawn for x_T. With num_frames returns (images, Frames
+        [num_frames num h w c]), the way from noise. A number of images per call (batch_size) or of frames, a size or a
+        sampler that was not used before is compiled first. InputError for values out of range.
         """
         num, num_frames = whole("num", num), whole("num_frames", num_frames)
         if num_frames < 0:
             raise InputError(f"num_frames={num_frames} must be at least 0")
         codec = self.codec_of(height, width)
         rows = self.rows(num, seed=seed, first=first, request=request, image=codec.image)
-        guided = self.guidance(request, guidance_scale, guidance_interval, guidance_rescale)
+        guided = self.guidance(request, guidance_scale, guidance_interval, guidance_rescale, classifier_scale)
         sampler = self._programs.sampler(sampler)
         settings = traced_settings(sampler, eta)
         num_steps = self.num_steps(steps)
@@ -194,14 +199,21 @@ class DiffusionPipeline(TrainedDenoiser):
 
     def lower(self, params: Any, *, batch_size: int | None = None) -> jax.stages.Lowered:
         """The program of ``sample`` for shapes of parameters, of a mesh; what it costs is known once it is compiled."""
+        program = self.mapping.jitted_rows(self.program, STATIC)
+        return program.lower(*self.call_shapes(params, batch_size=batch_size), num_frames=0, ticking=False)
+
+    @property
+    def program(self) -> Callable[..., Any]:
+        """The function that ``sample`` compiles; STATIC are its static keywords."""
+        return functools.partial(self._sample_batch, self.sampler)
+
+    def call_shapes(self, params: Any, *, batch_size: int | None = None) -> tuple[Any, ...]:
+        """The arguments of ``program``, shapes with shardings and numbers, for those shapes of parameters."""
         size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self.mapping)
         num_steps = self.num_steps()
         rows = self.rows(size, seed=0, request=self.conditioner.examples(size))
         # The levels of a learned schedule need its parameters; their shapes are those of any in continuous time.
         grid = self.config.grid(cosine() if self.is_learned else self.schedule, num_steps)
-        settings = traced_settings(self.sampler)
-        arguments = np.uint32(0), grid, np.int32(num_steps), self.config.guidance(), settings
-        program = self.mapping.jitted_rows(functools.partial(self._sample_batch, self.sampler), STATIC)
-        parts = jax.tree.map(self.mapping.shape_everywhere, (self.codec, self.conditioner))
-        all_params = AllParams(params, None, *parts)
-        return program.lower(all_params, self.mapping.row_shapes(rows), *arguments, num_frames=0, ticking=False)
+        numbers = np.uint32(0), grid, np.int32(num_steps), self.config.guidance(), traced_settings(self.sampler)
+        parts = self.mapping.shapes_of((self.codec, self.conditioner))
+        return AllParams(params, None, *parts), self.mapping.row_shapes(rows), *numbers

@@ -1,6 +1,7 @@
 """Images made from images by a diffusion model: variations, interpolations, and holes filled in.
 
-Images go in as uint8 0..255 or float32 in [-1, 1], [n h w c], and come out as ``DiffusionPipeline.sample`` gives them.
+Images go in as uint8 0..255 or float32 in [-1, 1], [n h w c], and come out as ``DiffusionPipeline.sample`` gives them,
+of the size of those that go in: where the network takes any, that need not be the one it was trained on.
 Where latents diffuse, images are encoded first, to the mean, and what is made is decoded. Image i depends on its
 input and (seed, i) alone. Strength, steps, seed and resamples are arrays to the compiled
 programs, one for each function below and pipeline. guidance_scale is as in ``DiffusionPipeline.sample``.
@@ -23,7 +24,7 @@ from marble.pipelines.guidance import Guidance
 from marble.pipelines.rows import batches, checked_images, fitting_batch_size, whole
 from marble.sampling import image_keys, sample
 from marble.sampling.editing import FromImage, Inpainting
-from marble.typing import Array, Level
+from marble.typing import Array, ImageSpec, Level
 
 PROGRAMS = 8
 """How many compiled programs are kept: those of the pipelines that were used last."""
@@ -48,10 +49,11 @@ def edit(
     level of the first of them. 0 gives the images back as they are; 1 is ``pipe.sample``, from pure noise. InputError
     for another strength, or one that makes no step, and for another size.
     """
-    checked = _checked(pipe, images)
-    rows = {"x_0": pipe.encode(checked), **pipe.rows(len(checked), seed=seed, first=first, request=request)}
+    checked, image = _checked(pipe, images)
+    request_rows = pipe.rows(len(checked), seed=seed, first=first, request=request, image=image)
     guided = pipe.guidance(request, guidance_scale)
-    made = _from_images(pipe, rows, strength, seed, steps, guided, progress)
+    rows = {"x_0": pipe.encode(checked), **request_rows}
+    made = _from_images(pipe, image, rows, strength, seed, steps, guided, progress)
     found = _finished(pipe, checked if strength == 0 else pipe.decode(made), as_float)
     return _as_given(found, images, np.array(strength == 0))
 
@@ -78,12 +80,16 @@ def interpolate(
     if whole("num", num) < 2:
         raise InputError(f"{num} images asked for: an interpolation has at least 2, its ends")
     given = [np.asarray(image)[None] for image in (image_a, image_b)]
-    ends = pipe.encode(np.concatenate([_checked(pipe, image) for image in given]))
-    share = np.linspace(0, 1, num, dtype=np.float32)[:, None, None, None]
-    of_one = pipe.rows(1, seed=seed, request=request)
-    rows = {"x_0": (1 - share) * ends[:1] + share * ends[1:], **{k: v.repeat(num, axis=0) for k, v in of_one.items()}}
+    (end_a, image), (end_b, image_of_b) = (_checked(pipe, end) for end in given)
+    if image != image_of_b:
+        raise InputError(f"images of shape {list(image.shape)} and {list(image_of_b.shape)}: give two of one size")
+    of_one = pipe.rows(1, seed=seed, request=request, image=image)
     guided = pipe.guidance(request, guidance_scale)
-    way = _finished(pipe, pipe.decode(_from_images(pipe, rows, strength, seed, steps, guided, progress)), as_float)
+    ends = pipe.encode(np.concatenate([end_a, end_b]))
+    share = np.linspace(0, 1, num, dtype=np.float32)[:, None, None, None]
+    rows = {"x_0": (1 - share) * ends[:1] + share * ends[1:], **{k: v.repeat(num, axis=0) for k, v in of_one.items()}}
+    made = _from_images(pipe, image, rows, strength, seed, steps, guided, progress)
+    way = _finished(pipe, pipe.decode(made), as_float)
     for end, image in zip((0, num - 1), given, strict=True):
         way[end] = _as_given(way[end], image[0], np.array(strength == 0))
     return way
@@ -109,22 +115,24 @@ def inpaint(
     that such a pixel has a part in. Each step is made resamples
     times (Lugmayr et al. 2022, RePaint); 1 is quickest, and fits least. InputError for sizes that don't fit.
     """
-    checked = _checked(pipe, images)
+    checked, image = _checked(pipe, images)
     if whole("resamples", resamples) < 1:
         raise InputError(f"resamples={resamples} must be at least 1")
     is_known = _known(mask, checked)
-    rows = {"x_0": pipe.encode(checked), "is_known": _of_latents(is_known, pipe.codec.spec.shape)}
-    rows |= pipe.rows(len(checked), seed=seed, first=first, request=request)
+    rows = pipe.rows(len(checked), seed=seed, first=first, request=request, image=image)
     grid, count, _ = _grid(pipe, 1.0, steps)
     guided = pipe.guidance(request, guidance_scale)
+    x_0 = pipe.encode(checked)
+    rows |= {"x_0": x_0, "is_known": _of_latents(is_known, x_0.shape[1:])}
     arguments = (np.uint32(seed), grid, count, guided, np.int32(resamples))
-    drawn = pipe.decode(_over_batches(pipe, _inpainted, rows, progress, *arguments))
+    drawn = pipe.decode(_over_batches(pipe, image, _inpainted, rows, progress, *arguments))
     filled = _finished(pipe, np.where(is_known, checked, drawn), as_float)
     return _as_given(filled, images, is_known)
 
 
 def _from_images(
     pipe: DiffusionPipeline,
+    image: ImageSpec,
     rows: dict[str, np.ndarray],
     strength: float,
     seed: int,
@@ -135,7 +143,7 @@ def _from_images(
     grid, count, start = _grid(pipe, strength, steps)
     if count == 0:
         return rows["x_0"]
-    return _over_batches(pipe, _edited, rows, progress, np.uint32(seed), grid, count, guided, start)
+    return _over_batches(pipe, image, _edited, rows, progress, np.uint32(seed), grid, count, guided, start)
 
 
 def _grid(pipe: DiffusionPipeline, strength: float, steps: int | None) -> tuple[Level, np.int32, Level]:
@@ -185,6 +193,7 @@ def _program(pipe: DiffusionPipeline, sampler_of: Callable[..., Any]) -> Callabl
 
 def _over_batches(
     pipe: DiffusionPipeline,
+    image: ImageSpec,
     sampler_of: Callable[..., Any],
     rows: dict[str, np.ndarray],
     progress: bool,
@@ -192,19 +201,20 @@ def _over_batches(
 ) -> np.ndarray:
     """The program over all rows, in batches of the pipeline's size."""
     count = len(rows["x_0"])
-    program = _program(pipe, sampler_of)
+    program, params = _program(pipe, sampler_of), pipe.all_params(image=image)
     size = fitting_batch_size(pipe.config.batch_size, pipe.mapping)
     results = []
     for batch in tqdm(batches(rows, size), total=-(-count // size), unit="batch", disable=None if progress else True):
-        results.append(program(pipe.all_params(), pipe.mapping.put(batch), *arguments))
+        results.append(program(params, pipe.mapping.put(batch), *arguments))
     return np.concatenate(results)[:count]
 
 
-def _checked(pipe: DiffusionPipeline, images: np.ndarray) -> np.ndarray:
-    """float32 in [-1, 1], or an InputError."""
+def _checked(pipe: DiffusionPipeline, images: np.ndarray) -> tuple[np.ndarray, ImageSpec]:
+    """float32 in [-1, 1], and what they are; or an InputError."""
     if not isinstance(pipe, DiffusionPipeline):
         raise InputError("images are made from images by a diffusion model: this is another")
-    return checked_images(images, pipe.image)
+    image = pipe.codec_of_images(images).image
+    return checked_images(images, image), image
 
 
 def _known(mask: np.ndarray, images: np.ndarray) -> np.ndarray:

@@ -22,10 +22,14 @@ class Guidance(NamedTuple):
     low: Array
     high: Array
     rescale: Array
+    classifier: Array
+    """How far to go along a classifier's gradient, where there is one."""
 
     @classmethod
-    def of(cls, scale: float, interval: Sequence[float] | None, rescale: float) -> "Guidance":
+    def of(cls, scale: float, interval: Sequence[float] | None, rescale: float, classifier: float = 1.0) -> "Guidance":
         """These numbers, checked; see ``SamplingConfig``."""
+        if not abs(classifier) < MOST_SCALE:
+            raise InputError(f"classifier_scale={classifier} must be a number below {MOST_SCALE:g}")
         if not abs(scale) < MOST_SCALE:
             raise InputError(f"guidance_scale={scale} must be a number below {MOST_SCALE:g}")
         if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1]):
@@ -34,7 +38,7 @@ class Guidance(NamedTuple):
             )
         if not 0 <= rescale <= 1:
             raise InputError(f"guidance_rescale={rescale} must be between 0 and 1")
-        return cls(*(np.float32(x) for x in (scale, *(interval or guidance.NO_INTERVAL), rescale)))
+        return cls(*(np.float32(x) for x in (scale, *(interval or guidance.NO_INTERVAL), rescale, classifier)))
 
     def check(self, conditioner: Conditioner, *, has_guide: bool = False) -> None:
         """InputError where something is to be guided and there is nothing to go away from, no null context or guide."""

@@ -32,15 +32,17 @@ def inverted(
     """The noise x_T [n h w c] of a diffusion pipeline's images; see ``DiffusionPipeline.invert``."""
     if not tolerance > 0:
         raise InputError(f"tolerance={tolerance} must be above 0, such as 1e-6")
-    x_0 = pipe.encode(checked_images(images, pipe.image))
-    rows = {"x_0": x_0, **pipe.rows(len(x_0), seed=0, request=request)}
+    image = pipe.codec_of_images(images).image
+    checked = checked_images(images, image)
+    of_request = pipe.rows(len(checked), seed=0, request=request, image=image)
     guided = pipe.guidance(request, guidance_scale)
     level = jax.tree.map(lambda table: table[0], pipe.grid(pipe.num_steps(steps)))
     size = fitting_batch_size(pipe.config.batch_size if batch_size is None else batch_size, pipe.mapping)
-    program, results = _program(pipe), []
-    for batch in tqdm(batches(rows, size), total=-(-len(x_0) // size), disable=None if progress else True):
-        results.append(program(pipe.all_params(), pipe.mapping.put(batch), level, guided, np.float32(tolerance)))
-    return np.concatenate(results)[: len(x_0)]
+    rows = {"x_0": pipe.encode(checked, batch_size=batch_size), **of_request}
+    program, params, results = _program(pipe), pipe.all_params(image=image), []
+    for batch in tqdm(batches(rows, size), total=-(-len(checked) // size), disable=None if progress else True):
+        results.append(program(params, pipe.mapping.put(batch), level, guided, np.float32(tolerance)))
+    return np.concatenate(results)[: len(checked)]
 
 
 @functools.lru_cache(maxsize=PROGRAMS)

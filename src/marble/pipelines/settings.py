@@ -74,12 +74,14 @@ class SamplingConfig:
         scale: float | None = None,
         interval: Sequence[float] | None = None,
         rescale: float | None = None,
+        classifier: float | None = None,
     ) -> Guidance:
         """The numbers of guidance, checked; None is the config's."""
         return Guidance.of(
             self.guidance_scale if scale is None else scale,
             self.guidance_interval if interval is None else interval,
             self.guidance_rescale if rescale is None else rescale,
+            1.0 if classifier is None else classifier,
         )
 
     def grid(self, schedule: NoiseSchedule, num_steps: int) -> Level:
