@@ -112,7 +112,9 @@ def products(jaxpr):
             (contracted, _), _ = eqn.params["dimension_numbers"]
             length = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
             total += 2 * eqn.outvars[0].aval.size * length
-        for value in jax.tree.leaves(eqn.params, is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
+        # What depends on the platform is a conditional, and the CPU's form its first branch.
+        params = eqn.params["branches"][0] if eqn.primitive.name == "cond" else eqn.params
+        for value in jax.tree.leaves(params, is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
             inner = getattr(value, "jaxpr", value)
             total += products(inner) * eqn.params.get("length", 1) if hasattr(inner, "eqns") else 0
     return total

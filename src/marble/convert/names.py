@@ -99,8 +99,10 @@ def params_of(table: Table, tensors: Tensors, shapes: Any, *, dtype: Any = np.fl
     shapes are the table's, with what differs.
     """
     check(table, tensors, shapes, source=source)
-    read = {ours: np.asarray(layout.to_ours(tensors[theirs].read()), dtype) for ours, theirs, layout in table}
-    return traverse_util.unflatten_dict({path: np.asarray(a, order="C") for path, a in read.items()}, sep="/")
+    read = {
+        ours: np.asarray(layout.to_ours(tensors[theirs].read()), dtype, order="C") for ours, theirs, layout in table
+    }
+    return traverse_util.unflatten_dict(read, sep="/")
 
 
 def tensors_of(table: Table, params: Any, *, dtype: Any = None) -> Iterator[tuple[str, np.ndarray]]:
