@@ -7,7 +7,7 @@ import pytest
 
 from marble import diffusion
 from marble.convert.scheduler import scheduler_of, sections_of
-from marble.convert.scheduler_classes import KINDS
+from marble.convert.scheduler_classes import KINDS, no_such
 from marble.objectives.diffusion import SCHEDULES
 from marble.objectives.diffusion_config import DiffusionConfig
 from marble.objectives.samplers import SAMPLERS, with_schedule
@@ -22,7 +22,8 @@ pytestmark = pytest.mark.parity
 STABLE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
 CLASSES = [name for name in KINDS if name != "DPMSolverSDEScheduler"]  # whose library is not there
 WORDS = ("prediction_type", "variance_type", "rescale_betas_zero_snr")
-SETTINGS = ("clip_sample", "use_clipped_model_output", "timestep_spacing", "steps_offset", "sigma_min", "sigma_max")
+SETTINGS = ("clip_sample", "use_clipped_model_output", "timestep_spacing", "steps_offset", "set_alpha_to_one")
+SETTINGS += ("sigma_min", "sigma_max")
 
 
 def theirs_of(name, **options):
@@ -90,7 +91,7 @@ def their_steps(theirs, name, count):
 
 @pytest.mark.parametrize("count", [10, 20, 50])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("name", [name for name in CLASSES if KINDS[name].sampler.__name__ != "_no_such"])
+@pytest.mark.parametrize("name", [name for name in CLASSES if KINDS[name].sampler is not no_such])
 def test_the_steps_are_the_same(name, spacing, count):
     theirs, config = theirs_of(name, **STABLE, timestep_spacing=spacing)
     schedule, _, settings, _ = built(sections_of(config))
@@ -107,6 +108,8 @@ def test_the_steps_are_the_same(name, spacing, count):
 EXACT = {
     "DDIMScheduler": dict(clip_sample=True),
     "PNDMScheduler": dict(skip_prk_steps=True, set_alpha_to_one=True),
+    "DDIMScheduler ": dict(set_alpha_to_one=False, clip_sample=False),
+    "PNDMScheduler ": dict(skip_prk_steps=True, set_alpha_to_one=False),
     "DPMSolverMultistepScheduler": dict(timestep_spacing="trailing"),
     "DPMSolverMultistepScheduler ": dict(timestep_spacing="trailing", solver_order=3, thresholding=True),
     "UniPCMultistepScheduler": dict(timestep_spacing="trailing", solver_order=3),
@@ -138,7 +141,7 @@ def our_images(sections, noise, count):
     schedule, sampler, settings, chosen = built(sections)
     network = lambda x, t, context: model(x, t.astype(jnp.float32).reshape(-1, 1, 1, 1), jnp)  # noqa: E731
     denoise_fn = settings.clipped(diffusion.denoiser(network, schedule, prediction_type=chosen.prediction_type))
-    levels, keys = settings.levels(schedule, count), image_keys(0, jnp.arange(len(noise)))
+    levels, keys = settings.levels(schedule, count, sampler=sampler), image_keys(0, jnp.arange(len(noise)))
     return np.asarray(jax.jit(lambda: sample(denoise_fn, sampler, levels, keys, SHAPE, noise=jnp.asarray(noise)))())
 
 
@@ -151,10 +154,12 @@ def test_the_images_are_the_same(name):
 
 
 def test_what_a_last_step_to_the_first_noise_changes():
-    # One step, from t = 1: x_0 as predicted here, and alpha_0 x_0 + sigma_0 eps there.
+    # One step, from t = 1: x_0 as predicted, and alpha_0 x_0 + sigma_0 eps without set_alpha_to_one.
     theirs, config = theirs_of("DDIMScheduler", **STABLE, set_alpha_to_one=False, clip_sample=False)
+    sections = sections_of(config)
+    assert sections["sampling"].pop("set_alpha_to_one") is False
     noise = np.random.default_rng(0).standard_normal((2, *SHAPE)).astype(np.float32)
-    x_0, expected = our_images(sections_of(config), noise, 1), their_images(theirs, noise, 1)
+    x_0, expected = our_images(sections, noise, 1), their_images(theirs, noise, 1)
     alpha, sigma = (np.sqrt(float(a)) for a in (theirs.alphas_cumprod[0], 1 - theirs.alphas_cumprod[0]))
     eps = model(noise, np.float32(1), np)
     np.testing.assert_allclose(alpha * x_0 + sigma * eps, expected, rtol=1e-4, atol=1e-4)

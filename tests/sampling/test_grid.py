@@ -192,3 +192,19 @@ def test_continuous_time_is_walked_evenly_and_ends_clean():
     np.testing.assert_array_equal(grid.sigma[5:], 0)
     np.testing.assert_array_equal(grid.alpha[5:], 1)
     assert all(table.shape == (8,) and table.dtype == np.float32 for table in grid)
+
+
+def test_without_set_alpha_to_one_the_last_level_is_that_of_step_0():
+    schedule = scaled_linear(1000)
+    grid = levels(schedule, 50, "leading", steps_offset=1, set_alpha_to_one=False, length=60)
+    clean = levels(schedule, 50, "leading", steps_offset=1, length=60)
+    for table, expected in zip(grid, clean, strict=True):
+        np.testing.assert_array_equal(table[:50], expected[:50])
+    least = schedule.level(np.array(0))
+    for table, expected in zip(grid, least, strict=True):
+        np.testing.assert_allclose(table[50:], np.full(11, expected), rtol=1e-6)
+    for wrong, more in (("linspace", {}), ("leading", {"steps_offset": 0}), ("karras", {})):
+        with pytest.raises(InputError, match="comes to it a step before: take the spacing leading"):
+            levels(schedule, 50, wrong, set_alpha_to_one=False, **more)
+    with pytest.raises(InputError, match="set_alpha_to_one=False is for schedules in steps"):
+        levels(rectified_flow(), 50, set_alpha_to_one=False)

@@ -2,8 +2,7 @@
 
 What changes the model's meaning - the betas, what is predicted, the variance that is learned - is exact, or refused.
 How to sample is the user's choice: a sampler that is not here becomes ddim, and what differs is said in the log. So
-does the last step: our grids end at the clean image, with x_0 as predicted, and theirs, where ``set_alpha_to_one`` is
-False or ``final_sigmas_type`` is sigma_min, at the noise of step 0, with alpha_0 x_0 + sigma_0 eps.
+is a last step that ends at the noise of step 0, with alpha_0 x_0 + sigma_0 eps, where ours ends at the image.
 
 ``scheduler_classes`` has what each class is. Configs are handed on from class to class there, with keys that the next
 one does not read: nor are they read here.
@@ -40,11 +39,10 @@ def sections_of(config: Config) -> dict[str, dict[str, Any]]:
             f"What is supported is {', '.join(KINDS)}"
         )
     _check(config, name)
-    _say_last_step(config, name)
     sampler, arguments = KINDS[name].sampler(config)
     return {
         "diffusion": _diffusion(config, name),
-        "sampling": {"sampler": sampler, **arguments, **_clipping(config, name), **_grid(config, name)},
+        "sampling": {"sampler": sampler, **arguments, **_clipping(config, name), **_ended(config, name)},
     }
 
 
@@ -141,17 +139,24 @@ def _grid(config: Config, name: str) -> dict[str, Any]:
     return {"timestep_spacing": spacing, "steps_offset": offset}
 
 
-def _say_last_step(config: Config, name: str) -> None:
-    ends_clean = KINDS[name].ends_clean
-    if ends_clean is None:
-        ends_clean = config.get("final_sigmas_type", "zero") == "zero" or not KINDS[name].has_sigmas
-    elif KINDS[name].sampler is not ancestral:
-        ends_clean = config.get("set_alpha_to_one", ends_clean)
-    if ends_clean:
-        return
-    logger.info(
-        "%s ends at the noise of step 0, alpha_0 x_0 + sigma_0 eps; marble's last step ends at the predicted x_0", name
-    )
+def _ended(config: Config, name: str) -> dict[str, Any]:
+    """The grid, and where its last step ends."""
+    grid, kind = _grid(config, name), KINDS[name]
+    if kind.ends_clean is not None and kind.sampler is not ancestral:
+        # A grid that comes to step 0 by itself can't end there once more.
+        ends_clean = config.get("set_alpha_to_one", kind.ends_clean)
+        comes_to_0 = grid["timestep_spacing"] == "linspace" or grid == {
+            "timestep_spacing": "leading",
+            "steps_offset": 0,
+        }
+        if not ends_clean and not comes_to_0:
+            return {**grid, "set_alpha_to_one": False}
+    else:
+        ends_clean = config.get("final_sigmas_type", "zero") == "zero" or not kind.has_sigmas
+    if not ends_clean:
+        said = "%s ends at the noise of step 0, alpha_0 x_0 + sigma_0 eps; marble's last step ends at the predicted x_0"
+        logger.info(said, name)
+    return grid
 
 
 def _writable(sampler: str, words: Config) -> str:

@@ -162,11 +162,14 @@ def _written_3m(sampling: Config) -> dict[str, Any]:
 
 WRITTEN: Mapping[str, Callable[[Config], dict[str, Any]]] = {
     "ancestral": lambda _: {"_class_name": "DDPMScheduler"},
-    "ddim": lambda _: {"_class_name": "DDIMScheduler", "set_alpha_to_one": True},
+    "ddim": lambda sampling: {
+        "_class_name": "DDIMScheduler",
+        "set_alpha_to_one": sampling.get("set_alpha_to_one", True),
+    },
     "pndm": lambda sampling: {
         "_class_name": "PNDMScheduler",
         "skip_prk_steps": sampling.get("skip_prk_steps", False),
-        "set_alpha_to_one": True,
+        "set_alpha_to_one": sampling.get("set_alpha_to_one", True),
     },
     "dpm_solver_2m": lambda sampling: _solver(
         "DPMSolverMultistepScheduler", sampling, solver_order=2, algorithm_type="dpmsolver++"

@@ -18,7 +18,7 @@ from marble.pipelines.copies import Copyable
 from marble.pipelines.guidance import Guidance, check_guide
 from marble.pipelines.rows import batches, check_spelling, checked_times, fitting_batch_size, image_indices, whole
 from marble.pipelines.settings import SamplingConfig
-from marble.sampling import guidance
+from marble.sampling import Sampler, guidance
 from marble.typing import Array, Batch, Context, DenoiseFn, ImageSpec, Level, Prediction
 
 
@@ -218,9 +218,9 @@ class TrainedDenoiser(Copyable):
         return steps
 
     @in_32_bits
-    def grid(self, num_steps: int, params: Any = None) -> Level:
+    def grid(self, num_steps: int, params: Any = None, sampler: Sampler | None = None) -> Level:
         """The levels of that many steps, padded so that other numbers are the same program.
 
-        params are those of a learned schedule, if not the pipeline's own.
+        params are those of a learned schedule, if not the pipeline's own; sampler is who walks along them.
         """
-        return self.config.grid(self.schedule_of(self.params if params is None else params), num_steps)
+        return self.config.grid(self.schedule_of(self.params if params is None else params), num_steps, sampler)

@@ -129,7 +129,7 @@ class DiffusionPipeline(TrainedDenoiser):
         if noise is not None:
             rows["noise"] = checked_noise(noise, (num, *codec.spec.shape))
         params = self.all_params(params, image=codec.image)
-        grid = self.grid(num_steps, params.model)
+        grid = self.grid(num_steps, params.model, sampler)
         arguments = np.uint32(seed), grid, np.int32(num_steps), guided, settings
         options = dict(num_frames=min(num_frames, num_steps), ticking=progress)
 
@@ -213,7 +213,7 @@ class DiffusionPipeline(TrainedDenoiser):
         num_steps = self.num_steps()
         rows = self.rows(size, seed=0, request=self.conditioner.examples(size))
         # The levels of a learned schedule need its parameters; their shapes are those of any in continuous time.
-        grid = self.config.grid(cosine() if self.is_learned else self.schedule, num_steps)
+        grid = self.config.grid(cosine() if self.is_learned else self.schedule, num_steps, self.sampler)
         numbers = np.uint32(0), grid, np.int32(num_steps), self.config.guidance(), traced_settings(self.sampler)
         parts = self.mapping.shapes_of((self.codec, self.conditioner))
         return AllParams(params, None, *parts), self.mapping.row_shapes(rows), *numbers

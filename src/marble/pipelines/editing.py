@@ -151,7 +151,7 @@ def _grid(pipe: DiffusionPipeline, strength: float, steps: int | None) -> tuple[
     if not 0 <= strength <= 1:
         raise InputError(f"strength={strength} must be between 0, the image itself, and 1, pure noise")
     num_steps = pipe.num_steps(steps)
-    levels = pipe.grid(num_steps)
+    levels = pipe.grid(num_steps, sampler=pipe.sampler)
     least = 0.5 / num_steps
     count = max(round(strength * num_steps), int(strength >= least))  # half a step is one
     if count == 0 < strength:

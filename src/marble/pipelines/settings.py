@@ -8,7 +8,7 @@ import numpy as np
 from marble.diffusion import NoiseSchedule
 from marble.errors import InputError
 from marble.pipelines.guidance import Guidance
-from marble.sampling import Sampler, guidance, levels
+from marble.sampling import DDIM, PNDM, Sampler, guidance, levels
 from marble.sampling.grid import TimestepSpacing
 from marble.typing import DenoiseFn, Level
 
@@ -43,7 +43,8 @@ class SamplingConfig:
     """The least sigma / alpha of the spacings karras and log_snr, and sigma_max the most; None is the schedule's."""
     sigma_max: float | None = None
     set_alpha_to_one: bool = True
-    """Whether the last step ends at the image itself; if not, at the level of step 0, as Stable Diffusion's do."""
+    """Whether the last step of ddim and pndm ends at the image itself; if not, at the level of step 0, as Stable
+    Diffusion's do. Other samplers end at the image."""
     batch_size: int = 64
     """Images in one call of the compiled sampler; a last, smaller batch is padded to it."""
 
@@ -55,8 +56,10 @@ class SamplingConfig:
             raise InputError(f"sampling.dynamic_thresholding_ratio={ratio} must be above 0 and at most 1")
         self.guidance()
 
-    def levels(self, schedule: NoiseSchedule, num_steps: int, *, length: int | None = None) -> Level:
-        """The grid of so many steps, padded to length; see ``marble.sampling.levels``."""
+    def levels(
+        self, schedule: NoiseSchedule, num_steps: int, *, length: int | None = None, sampler: Sampler | None = None
+    ) -> Level:
+        """The grid of so many steps, padded to length, for a sampler; see ``marble.sampling.levels``."""
         return levels(
             schedule,
             num_steps,
@@ -65,7 +68,7 @@ class SamplingConfig:
             rho=self.rho,
             sigma_min=self.sigma_min,
             sigma_max=self.sigma_max,
-            set_alpha_to_one=self.set_alpha_to_one,
+            set_alpha_to_one=self.set_alpha_to_one or not isinstance(sampler, DDIM | PNDM),
             length=length,
         )
 
@@ -84,10 +87,10 @@ class SamplingConfig:
             1.0 if classifier is None else classifier,
         )
 
-    def grid(self, schedule: NoiseSchedule, num_steps: int) -> Level:
+    def grid(self, schedule: NoiseSchedule, num_steps: int, sampler: Sampler | None = None) -> Level:
         """``levels``, padded so that other numbers of steps are the same program."""
         length = schedule.num_train_timesteps or max(num_steps, LONGEST_GRID)
-        return self.levels(schedule, num_steps, length=length)
+        return self.levels(schedule, num_steps, length=length, sampler=sampler)
 
     def clipped(self, denoise_fn: DenoiseFn) -> DenoiseFn:
         """The predictions within the range of images, as the config says."""

@@ -138,8 +138,8 @@ def _least(schedule: NoiseSchedule, grid: Level, spacing: TimestepSpacing) -> Le
         raise InputError(
             "set_alpha_to_one=False is for schedules in steps, and this is in continuous time: leave it out"
         )
-    least = jax.tree.map(lambda table: table[0], _of_steps(schedule, [0]))
-    if grid.sigma[-1] <= least.sigma:
+    least = jax.tree.map(lambda table: table[0], _of_steps(schedule, np.array([0])))
+    if grid.sigma[-1] <= (1 + 1e-4) * least.sigma:  # but for rounding
         raise InputError(
             f"set_alpha_to_one=False ends at step 0, and the spacing {spacing} comes to it a step before: take the "
             "spacing leading with steps_offset=1, or leave it out"
