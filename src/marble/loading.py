@@ -27,6 +27,8 @@ from marble.training import post_hoc_ema
 from marble.typing import ImageSpec
 from marble.workdir import DataFacts
 
+PUBLISHED = "published"
+"""What stands for the originals of the data of a published checkpoint, which are not known."""
 TRAINS_NOTHING = {
     "seed": 0,
     "optimizer": {"name": "adam", "learning_rate": 1e-5},
@@ -124,6 +126,10 @@ def load_params(
         config = renamed(config, "sampling", "sampler", sampler)
     config = config if dtype is None else in_dtype(config, dtype)
     experiment = build(config, data.image, class_names=data.class_names)
+    if data.originals == PUBLISHED and (raw_params or ema_length is not None):
+        raise InputError(
+            f"{workdir} has one kind of parameters, a published checkpoint's: leave raw_params, ema_length out"
+        )
     step, params = _params(experiment, workdir, step=step, raw_params=raw_params, ema_length=ema_length)
     base = base_of(experiment.objective, config["init_from"])
     params = experiment.objective.whole(params, experiment.objective.frozen(base))
@@ -139,7 +145,7 @@ def recalled(workdir: str) -> tuple[Mapping[str, Any], DataFacts]:
         sampling = {"batch_size": images_at_once(described.image), **found["sampling"]}
         found |= {"training": training, "sampling": sampling}
         config = complete({**TRAINS_NOTHING, "data": {"name": "published"}, **found})
-        return config, DataFacts(described.image, {}, "published", described.class_names)
+        return config, DataFacts(described.image, {}, PUBLISHED, described.class_names)
     kept, data = workdirs.recall(workdir)
     return located(as_now(kept), workdir), data
 
@@ -187,11 +193,9 @@ def _params(
     """The step, and the parameters on the host."""
     shapes = jax.eval_shape(experiment.init_params)
     if is_published(workdir):
-        if step is not None or raw_params or ema_length is not None:
-            raise InputError(
-                f"{workdir} is no run: it has one kind of parameters, leave step, raw_params, ema_length out"
-            )
-        return 0, params_of_part(open_part(pipeline_folder.described(workdir).denoiser))
+        if step is not None:
+            raise InputError(f"step={step} given, and {workdir} is no run with several: leave it out")
+        return 0, params_of_part(open_part(pipeline_folder.denoiser_folder(workdir)))
     if ema_length is not None:
         step, params = post_hoc_ema.reconstruct(workdir, ema_length, shapes, step=step)
         return step, params

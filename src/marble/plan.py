@@ -4,7 +4,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from threading import Event, Thread
 from typing import Any, NamedTuple
 
@@ -17,7 +16,8 @@ from marble.data.declared import Declared, declared
 from marble.errors import InputError
 from marble.experiments import Experiment
 from marble.loading import in_dtype, is_published, recalled
-from marble.parallel import MeshMapping, in_32_bits
+from marble.operations import operations
+from marble.parallel import MeshMapping
 from marble.parallel.program import Figures, figures_of, shard_bytes
 from marble.pipelines.rows import fitting_batch_size
 from marble.planned import Part, Plan, remedies
@@ -159,8 +159,8 @@ def _sample_part(
     pipeline, frozen = experiment.pipeline(None, mapping=mapping), experiment.objective.frozen()
     figures, once = _figures("sampler", lambda: pipeline.lower(params), mapping, cache), 0.0
     if frozen is not None and figures.flops is not None:
-        whole, once = (flops / len(mapping.devices) for flops in _counted(pipeline, params))
-        figures = figures._replace(flops=whole)
+        step, once = (flops / len(mapping.devices) for flops in operations(pipeline, params))
+        figures = figures._replace(flops=step + once)
     parameters, beside = shard_bytes(params), shard_bytes(mapping.shapes_of(frozen))
     return Part(
         name="sample",
@@ -172,33 +172,6 @@ def _sample_part(
         figures=figures,
         once_flops=once,
     )
-
-
-@in_32_bits
-def _counted(pipeline: Any, params: Any) -> tuple[float, float]:
-    """The operations of a call with one step, and those of it that are done once: by encoders and the decoder.
-
-    Both are counted in what is handed to the compiler. In what it makes of it they can't be told apart, and of an
-    autoencoder's and a U-Net's convolutions a TPU's counts half as many again.
-    """
-    (all_params, rows, *rest), platform = pipeline.call_shapes(params), pipeline.mapping.devices[0].platform
-    x_0 = jax.ShapeDtypeStruct((*rows["index"].shape, *pipeline.codec.spec.shape), np.float32)
-
-    def once(all_params: Any, rows: Any, x_0: Any) -> Any:
-        conditioner = all_params.conditioner
-        null = conditioner.null_of_rows(rows) if conditioner.has_null else None
-        return conditioner.of_rows(rows), null, all_params.codec.decode(x_0)
-
-    whole = partial(pipeline.program, num_frames=0, ticking=False)
-    return _flops(whole, platform, all_params, rows, *rest), _flops(once, platform, all_params, rows, x_0)
-
-
-def _flops(function: Callable[..., Any], platform: str, *arguments: Any) -> float:
-    """The operations of a function on one device of that platform, before it is compiled; loops count once."""
-    shape = lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype)  # noqa: E731
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        traced = jax.jit(function).trace(*jax.tree.map(shape, arguments))
-        return (traced.lower(lowering_platforms=(platform,)).cost_analysis() or {}).get("flops", 0.0)
 
 
 def _figures(what: str, lower: Callable[[], jax.stages.Lowered], mapping: MeshMapping, cache: str | None) -> Figures:

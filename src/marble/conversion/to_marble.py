@@ -22,12 +22,9 @@ from marble.convert.names import Table
 from marble.convert.pipeline_folder import Described
 from marble.convert.tensors import Tensors
 from marble.data.tokenizer import Tokenizer
-from marble.loading import TRAINS_NOTHING, images_at_once
+from marble.loading import PUBLISHED, TRAINS_NOTHING, images_at_once
 from marble.typing import ImageSpec
 from marble.workdir import DataFacts
-
-PUBLISHED = "published"
-"""The data of a model that others trained."""
 
 
 class Denoiser(NamedTuple):

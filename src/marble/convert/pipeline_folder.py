@@ -50,9 +50,6 @@ def read_index(folder: str | os.PathLike[str]) -> Index:
         raise InputError(f"{path}: {name} is not supported{why}: what is, is {', '.join(PIPELINES)}")
     named = {key: value for key, value in config.items() if isinstance(value, list) and len(value) == 2}
     parts = {key: str(value[1]).removeprefix("Flax") for key, value in named.items() if value[1] is not None}
-    not_read = sorted(set(parts) & set(NOT_READ))
-    if not_read:
-        logger.info("%s: not read: %s", path, ", ".join(not_read))
     return Index(name, {key: kind for key, kind in parts.items() if key not in NOT_READ}, config, path)
 
 
@@ -86,7 +83,19 @@ def described(folder: str | os.PathLike[str]) -> Described:
             raise InputError(f"{path} has a {kind} alone: give the folder of the whole pipeline")
         return _unconditional(Index("", {"unet": kind, "scheduler": ""}, {}, path))
     index = read_index(path)
+    not_read = sorted(name for name in NOT_READ if (index.config.get(name) or [None])[-1] is not None)
+    if not_read:
+        logger.info("%s: not read: %s", path, ", ".join(not_read))
     return PIPELINES[index.name](index)
+
+
+def denoiser_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder of the network that denoises, of what ``described`` has described."""
+    path = Path(folder)
+    if not (path / INDEX).exists():
+        return path
+    index = read_index(path)
+    return index.folder("transformer" if "transformer" in index.parts else "unet")
 
 
 class Denoiser(NamedTuple):
