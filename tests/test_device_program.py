@@ -74,6 +74,7 @@ FAKES = {
     "train": "def run(tell, seconds_left, smoke, out):\n    tell(found=1)\n    raise ValueError('a fault')\n",
     "sample": "import time\ndef run(tell, seconds_left, smoke, out):\n    tell(found=2)\n    time.sleep(600)\n",
     "peer": "def run(tell, seconds_left, smoke, out):\n    import a_package_that_is_not_there\n",
+    "text_to_image": "def run(tell, seconds_left, smoke, out):\n    tell(found=3)\n",
     "theory": "import os\ndef run(tell, seconds_left, smoke, out):\n    os.kill(os.getpid(), 11)\n",
     "profile": "def run(tell, seconds_left, smoke, out):\n    tell(longest=[])\n",
     "digits": "def run(tell, seconds_left, smoke, out):\n    tell(left=seconds_left())\n",
@@ -91,7 +92,9 @@ def test_a_part_that_fails_hangs_or_lacks_a_package_is_said_and_the_rest_goes_on
     monkeypatch.chdir(tmp_path)
     done = run(program, "--out", "out", "--minutes", 0.3, "--smoke")
     assert done.returncode == 1
-    assert [row["part"] for row in report.rows_of(out) if "done" in row] == ["machine", "peer", "profile", "digits"]
+    assert [row["part"] for row in report.rows_of(out) if "done" in row] == [
+        *("machine", "peer", "text_to_image", "profile", "digits")
+    ]
     assert rows(out, "machine")[0] == {"part": "machine", "device": "a fake", "smoke": True}
     found, failed = rows(out, "train")
     assert found["found"] == 1 and failed["log"][-1] == "ValueError: a fault"
@@ -126,6 +129,19 @@ def test_at_tiny_sizes_it_measures_on_this_machine(tmp_path):
 
 
 @pytest.mark.slow
+def test_text_to_image_at_tiny_sizes(tmp_path):
+    """Without PyTorch or diffusers their side is left out, and said so."""
+    done = run(PROGRAM, "--out", tmp_path, "--smoke", "--only", "text_to_image")
+    assert done.returncode == 0, done.stdout + done.stderr
+    compiled, ours, *theirs, _ = rows(tmp_path, "text_to_image")
+    assert compiled["compile_seconds"] > 0 and compiled["program_bytes"] > 0
+    assert (ours["whose"], ours["attention"], ours["images"], ours["steps"]) == ("marble", "xla", 2, 2)
+    assert ours["images_per_second"] == pytest.approx(2 / ours["seconds"], rel=0.1)
+    assert {row["whose"] for row in theirs} == {"diffusers"}
+    assert any("images_per_second" in row or "left_out" in row for row in theirs)
+
+
+@pytest.mark.slow
 def test_all_of_it_at_tiny_sizes(tmp_path):
     done = run(PROGRAM, "--out", tmp_path, "--smoke", timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -147,6 +163,10 @@ RESULTS = [
     {"part": "sample", "dtype": "bfloat16", "sampler": "ancestral", "images": 256, "steps": 1000, "seconds": 12.5,
      "images_per_second": 20.5},
     {"part": "peer", "what": "train", "dtype": "bfloat16", "torch_compile": True, "time_as_a_share_of_diffusers": 0.8},
+    {"part": "text_to_image", "whose": "marble", "dtype": "bfloat16", "images": 4, "attention": "cudnn", "steps": 20,
+     "compile_seconds": 40.0, "images_per_second": 3.25, "seconds": 1.23},
+    {"part": "text_to_image", "whose": "diffusers", "dtype": "bfloat16", "images": 4, "torch_compile": True,
+     "steps": 20, "left_out": "diffusers is not installed"},
     {"part": "profile", "longest": [{"kernel": "a|b", "ms_a_step": 1.5, "share": 0.4}]},
     {"part": "digits", "failed": "status 1", "log": ["a line", "an error"]},
 ]  # fmt: skip
@@ -172,6 +192,10 @@ def test_the_report_has_what_was_found_and_what_was_not(checkout):
     assert readme.count("5,000.0 images/s") == 1 and "bfloat16, batch 128, 16 steps a call" in readme
     assert "256 images by 1000 steps of ancestral, bfloat16 | 12.5 s" in readme
     assert "time as a share of diffusers' (torch.compile) | 0.8" in readme
+    what = "text to image, SD 1.5's networks, 4 by 20 steps, bfloat16: marble, attention cudnn | 3.25 images/s"
+    assert what in readme and readme.count("text to image") == 1
+    left = "whose=diffusers, dtype=bfloat16, images=4, torch_compile=True, steps=20"
+    assert f"Not there ({left}): diffusers is not installed." in page
     assert readme.index("On a CPU.") < readme.index("5,000.0") < readme.index("## After")
 
 

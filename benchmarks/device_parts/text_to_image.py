@@ -149,23 +149,22 @@ def pipeline(dtype: str, attention: str, steps: int, smoke: bool) -> DiffusionPi
 
 @functools.cache
 def drawn(dtype: str, smoke: bool) -> tuple[Any, ...]:
-    """Parameters of the three networks on the host: noise, repeated, for there are a billion of them."""
+    """Parameters of the three networks on the host: all of the same noise, for there are a billion of them."""
     found = networks(dtype, None, smoke)
     configs = {
         "UNet2DConditionModel": (found.unet, conditional_unet.config_of(found.unet)),
         "AutoencoderKL": (found.vae, autoencoder_kl.config_of(found.vae, scale=SCALE)),
         "CLIPTextModel": (found.text, clip.config_of(found.text)),
     }
-    noise = (0.02 * np.random.default_rng(0).standard_normal(2**22, np.float32)).astype(DTYPES[dtype])
+    shapes = [shapes_of(model, config, kind) for kind, (model, config) in configs.items()]
+    few = 0.02 * np.random.default_rng(0).standard_normal(2**20, np.float32)
+    noise = np.resize(few.astype(DTYPES[dtype]), max(leaf.size for leaf in jax.tree.leaves(shapes)))
 
     def leaf(path: Any, shape: Any) -> np.ndarray:
         is_scale = jax.tree_util.keystr(path, simple=True).endswith("scale")
-        return np.ones(shape.shape, noise.dtype) if is_scale else np.resize(noise, shape.shape)
+        return np.ones(shape.shape, noise.dtype) if is_scale else noise[: shape.size].reshape(shape.shape)
 
-    return tuple(
-        jax.tree_util.tree_map_with_path(leaf, shapes_of(model, config, kind))
-        for kind, (model, config) in configs.items()
-    )
+    return tuple(jax.tree_util.tree_map_with_path(leaf, shapes))
 
 
 def tokenizer(max_length: int) -> Tokenizer:
