@@ -71,6 +71,7 @@ def test_adapters_alone_are_trained_and_kept(adapted, checkpoint_and_images):
     assert largest < sum(array.nbytes for array in before.values())
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_ends_with_the_same_bits(adapted, checkpoint_and_images):
     stopped = str(checkpoint_and_images / "stopped")
     for num_steps in (2, 4):

@@ -73,7 +73,11 @@ def unet(**changes):
         attention_head_dim=2,
     )
     torch.manual_seed(1)
-    return peer.shaken(diffusers.UNet2DConditionModel(**config | changes), size=0.02)
+    made = peer.shaken(diffusers.UNet2DConditionModel(**config | changes), size=0.02)
+    with torch.no_grad():  # of a fresh network a text changes next to nothing
+        for name, weight in made.named_parameters():
+            weight.mul_(4 if "attn2.to_" in name else 1)
+    return made
 
 
 SCHEDULE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
@@ -100,7 +104,7 @@ def stable_diffusion(folder: Path, scheduler=None, **unet_changes):
     return pipe
 
 
-def stable_diffusion_xl(folder: Path):
+def stable_diffusion_xl(folder: Path, scheduler=None):
     tokenizer = write_tokenizer(folder / "words")
     changes = dict(
         addition_embed_type="text_time",
@@ -117,9 +121,44 @@ def stable_diffusion_xl(folder: Path):
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=unet(**changes),
-        scheduler=diffusers.EulerDiscreteScheduler(**SCHEDULE, steps_offset=1, timestep_spacing="leading"),
+        scheduler=scheduler or diffusers.EulerDiscreteScheduler(**SCHEDULE, steps_offset=1, timestep_spacing="leading"),
         add_watermarker=False,
     )
     pipe.save_pretrained(folder / "sd")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def dit(folder: Path, scheduler=None):
+    """A pipeline of 1000 classes, a number that stands in its code, and a learned variance; written to folder/dit."""
+    torch.manual_seed(2)
+    sizes = dict(sample_size=4, num_layers=2, num_attention_heads=2, attention_head_dim=8)
+    network = peer.shaken(
+        diffusers.DiTTransformer2DModel(**sizes, num_embeds_ada_norm=1000, in_channels=4, out_channels=8)
+    )
+    state = network.state_dict()  # the embeddings of all blocks are one in trained checkpoints
+    first = {name: weight for name, weight in state.items() if name.startswith("transformer_blocks.0.norm1.emb")}
+    network.load_state_dict(state | {name.replace("blocks.0", "blocks.1"): weight for name, weight in first.items()})
+    scheduler = scheduler or diffusers.DDIMScheduler(clip_sample=False)
+    pipe = diffusers.DiTPipeline(transformer=network, vae=autoencoder(), scheduler=scheduler)
+    pipe.save_pretrained(folder / "dit")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def pixels(folder: Path, scheduler=None):
+    """A pipeline of pixels, written to folder/ddpm."""
+    torch.manual_seed(3)
+    network = diffusers.UNet2DModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=8,
+    )
+    pipe = diffusers.DDPMPipeline(unet=peer.shaken(network), scheduler=scheduler or diffusers.DDPMScheduler())
+    pipe.save_pretrained(folder / "ddpm")
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -173,6 +173,7 @@ def test_there_is_a_row_a_class_and_none_for_no_class(labelled_params):
     assert np.isfinite(out[:2]).all() and np.isnan(out[2]).all()
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_alone_and_remat_changes_no_gradient():
     model = SMALL.clone(channel_mult=(1,), dropout=0.5)
     params = random_params(model, X_T, T)

@@ -97,6 +97,7 @@ def test_the_penultimate_state_is_that_of_a_network_without_the_last_block():
     np.testing.assert_allclose(shorter.apply({"params": fewer}, TOKENS).last, normalised, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_remat_keeps_the_gradient():
     params = params_of(TEXT, TOKENS)
 

@@ -157,6 +157,7 @@ def test_micro_batches_are_averaged_too(alone, config):
 
 
 @pytest.mark.heavy
+@pytest.mark.slow
 def test_a_state_goes_on_under_another_mapping(alone):
     """A checkpoint knows no mapping: half of the steps under each of two, on other numbers of devices."""
     halfway = train(FSDP, 8, steps=5).after

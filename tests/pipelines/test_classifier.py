@@ -18,7 +18,7 @@ from marble.pipelines import Classifier, DiffusionPipeline, ImageSpec, SamplingC
 from marble.sampling import Ancestral
 
 IMAGE = ImageSpec((8, 8, 1), levels=256)
-SIZES = dict(channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(4,), num_classes=10)
+SIZES = dict(channels=64, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(8,), num_classes=10)
 
 
 def shaken(model, *inputs):
@@ -30,7 +30,7 @@ def shaken(model, *inputs):
 
 @pytest.fixture(scope="module")
 def classifier():
-    model = AdmClassifier(**SIZES, head_channels=32)
+    model = AdmClassifier(**SIZES, head_channels=64)
     return Classifier(shaken(model, jnp.zeros((1, 8, 8, 1)), jnp.zeros(1)), model)
 
 
@@ -45,7 +45,7 @@ def pipe(classifier):
         codec=Identity(IMAGE),
         conditioner=Labels(10, 0.1),
         sampler=Ancestral(),
-        config=SamplingConfig(clip_sample=False),
+        config=SamplingConfig(clip_sample=False, batch_size=8),
         classifier=classifier,
     )
 
@@ -67,12 +67,16 @@ def test_eps_moves_along_the_gradient_of_what_the_classifier_says(pipe, classifi
     np.testing.assert_allclose(guided.eps, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_scale_is_an_argument_of_one_program(pipe):
-    images = {scale: pipe.sample(2, labels=3, classifier_scale=scale, as_float=True) for scale in (0.0, 1.0, 50.0)}
+    images = {
+        scale: pipe.sample(2, labels=3, classifier_scale=scale, as_float=True, steps=3) for scale in (0.0, 1.0, 50.0)
+    }
     assert np.abs(images[0.0] - images[50.0]).max() > 1e-3
-    np.testing.assert_array_equal(images[1.0], pipe.sample(2, labels=3, as_float=True))
+    np.testing.assert_array_equal(images[1.0], pipe.sample(2, labels=3, as_float=True, steps=3))
 
 
+@pytest.mark.slow
 def test_a_published_file_guides_a_run(classifier, tmp_path):
     run.run(
         configured(
@@ -91,7 +95,7 @@ def test_a_published_file_guides_a_run(classifier, tmp_path):
     tensors = dict(tensors_of(adm.table(classifier.model, 8), classifier.params))
     torch_files.write_zip(path, tensors)
     pipe = loading.load(str(tmp_path / "run"), classifier=str(path))
-    assert pipe.sample(1, labels=3, steps=2, classifier_scale=3.0).shape == (1, 8, 8, 1)
+    assert pipe.sample(1, labels=3, steps=2, batch_size=8, classifier_scale=3.0).shape == (1, 8, 8, 1)
     for scale in (float("nan"), 1e7):
         with pytest.raises(InputError, match="classifier_scale=.* must be a number below"):
             pipe.sample(1, labels=3, classifier_scale=scale)

@@ -57,6 +57,7 @@ def test_the_pixels_come_back_from_a_compressor_of_its_own(compressed, pixels):
     np.testing.assert_array_equal(images, pixels)
 
 
+@pytest.mark.slow
 def test_in_64_bits_the_file_is_the_same(compressed, pixels, allocation):
     """JAX_ENABLE_X64 changes neither the program nor the coefficients of the chain."""
     with jax.enable_x64(True):

@@ -51,11 +51,12 @@ def edit(
     """
     checked, image = _checked(pipe, images)
     request_rows = pipe.rows(len(checked), seed=seed, first=first, request=request, image=image)
-    guided = pipe.guidance(request, guidance_scale)
+    guided, grid = pipe.guidance(request, guidance_scale), _grid(pipe, strength, steps)
+    if strength == 0:
+        return _as_given(_finished(pipe, checked, as_float), images, np.array(True))
     rows = {"x_0": pipe.encode(checked), **request_rows}
-    made = _from_images(pipe, image, rows, strength, seed, steps, guided, progress)
-    found = _finished(pipe, checked if strength == 0 else pipe.decode(made), as_float)
-    return _as_given(found, images, np.array(strength == 0))
+    made = _from_images(pipe, image, rows, grid, seed, guided, progress)
+    return _finished(pipe, pipe.decode(made), as_float)
 
 
 def interpolate(
@@ -84,11 +85,11 @@ def interpolate(
     if image != image_of_b:
         raise InputError(f"images of shape {list(image.shape)} and {list(image_of_b.shape)}: give two of one size")
     of_one = pipe.rows(1, seed=seed, request=request, image=image)
-    guided = pipe.guidance(request, guidance_scale)
+    guided, grid = pipe.guidance(request, guidance_scale), _grid(pipe, strength, steps)
     ends = pipe.encode(np.concatenate([end_a, end_b]))
     share = np.linspace(0, 1, num, dtype=np.float32)[:, None, None, None]
     rows = {"x_0": (1 - share) * ends[:1] + share * ends[1:], **{k: v.repeat(num, axis=0) for k, v in of_one.items()}}
-    made = _from_images(pipe, image, rows, strength, seed, steps, guided, progress)
+    made = _from_images(pipe, image, rows, grid, seed, guided, progress)
     way = _finished(pipe, pipe.decode(made), as_float)
     for end, image in zip((0, num - 1), given, strict=True):
         way[end] = _as_given(way[end], image[0], np.array(strength == 0))
@@ -134,13 +135,12 @@ def _from_images(
     pipe: DiffusionPipeline,
     image: ImageSpec,
     rows: dict[str, np.ndarray],
-    strength: float,
+    steps: tuple[Level, np.int32, Level],
     seed: int,
-    steps: int | None,
     guided: Guidance,
     progress: bool,
 ) -> np.ndarray:
-    grid, count, start = _grid(pipe, strength, steps)
+    grid, count, start = steps
     if count == 0:
         return rows["x_0"]
     return _over_batches(pipe, image, _edited, rows, progress, np.uint32(seed), grid, count, guided, start)
