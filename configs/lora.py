@@ -1,11 +1,11 @@
 """A published checkpoint, with adapters that are trained on your own images: LoRA.
 
 Paper      Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685
-Command    marble train --config configs/lora.py --workdir runs/lora --config.data.source=DIR, where the config names the
-           checkpoint as its variant: --config configs/lora.py:sd15
+Command    marble train --config configs/lora.py --workdir runs/lora --config.data.source=DIR, where the config names
+           the checkpoint as its variant: --config configs/lora.py:sd15
 Hardware   for Stable Diffusion 1.x one GPU of 16 GB or more, with --config.model.dtype=bfloat16; never timed
-Expected   pictures of what your images show, for the texts they were trained with, in WORKDIR/samples; 1,594,368 numbers
-           are trained for Stable Diffusion 1.x. Never run to its end on real weights: no figure is known
+Expected   pictures of what your images show, for the texts they were trained with, in WORKDIR/samples; 1,594,368
+           numbers are trained for Stable Diffusion 1.x. Never run to its end on real weights: no figure is known
 Variants   :CHECKPOINT is needed, as for configs/finetune.py, which says what else can be changed
 
 What to change
