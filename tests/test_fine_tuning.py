@@ -12,7 +12,6 @@ from processes import assert_same_run
 from marble import checkpoint, loading, run
 from marble.cli.main import main
 from marble.cli.train import configured
-from marble.convert import adapters
 from marble.convert.names import flat
 
 SHORT = [
@@ -81,12 +80,8 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(adapted, checkpoint_and_imag
 
 @pytest.mark.slow
 def test_the_file_of_a_run_s_adapters_makes_the_run_s_images(adapted, checkpoint_and_images):
-    _, experiment, _ = loading.load_params(adapted)
-    shapes = jax.eval_shape(experiment.init_params)
-    pairs = checkpoint.restore(adapted, 4, {"ema_params": shapes})["ema_params"]
-    file = adapters.written(
-        experiment.objective.adapters, pairs, experiment.objective.model, checkpoint_and_images / "lora.safetensors"
-    )
+    assert main(["convert", adapted, str(checkpoint_and_images / "file"), "--to", "lora"]) == 0
+    (file,) = (checkpoint_and_images / "file").iterdir()
     base = str(checkpoint_and_images / "sd")
     images = loading.load(adapted).sample(2, **TEXT)
     np.testing.assert_allclose(loading.load(base, lora=str(file)).sample(2, **TEXT), images, atol=2e-6)

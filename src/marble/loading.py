@@ -136,6 +136,15 @@ def load_params(
     return step, experiment, params if dtype is None else _held_in(params, dtype)
 
 
+def load_trained(workdir: str, *, step: int | None = None) -> tuple[int, Experiment, Any]:
+    """The step, the experiment and what it trained, averaged, on the host: of a run of adapters these alone."""
+    workdir = run_path("the workdir", workdir)
+    config, data = recalled(workdir)
+    experiment = build(config, data.image, class_names=data.class_names)
+    step, params = _params(experiment, workdir, step=step, raw_params=False, ema_length=None)
+    return step, experiment, params
+
+
 def recalled(workdir: str) -> tuple[Mapping[str, Any], DataFacts]:
     """The complete config of a workdir or of a published checkpoint, and what is known of its images."""
     if is_published(workdir):

@@ -1,11 +1,12 @@
 """marble convert: checkpoints from one library's form to another's.
 
-  marble convert IN OUT [--to diffusers|marble] [--dtype float32|bfloat16|float16]
+  marble convert IN OUT [--to diffusers|marble|lora] [--dtype float32|bfloat16|float16]
 
   marble convert stable-diffusion-v1-5 runs/sd15      a folder of diffusers becomes a workdir
   marble convert runs/cifar10 cifar10-diffusers       a run becomes a folder that from_pretrained opens
   marble convert v1-5.ckpt runs/sd15 --tokenizer stable-diffusion-v1-5/tokenizer
   marble convert sd15 sd15-half --to diffusers --dtype bfloat16
+  marble convert runs/lora lora --to lora             a run's adapters, as load_lora_weights reads them
 
 IN is a workdir; the folder of a pipeline of diffusers, or of a part of one, in any format of weights; TAESD's two files
 in a folder; or one file of weights: Stable Diffusion by CompVis' names, the U-Nets of iDDPM and ADM, DiT, DDPM's first
@@ -22,7 +23,7 @@ from marble.cli.flags import parse, require
 from marble.errors import InputError
 
 PLACES = ("in", "out")
-KINDS, TYPES, PREDICTIONS = ("diffusers", "marble"), ("float32", "bfloat16", "float16"), ("eps", "v")
+KINDS, TYPES, PREDICTIONS = ("diffusers", "marble", "lora"), ("float32", "bfloat16", "float16"), ("eps", "v")
 
 
 def define(values: flags.FlagValues) -> None:

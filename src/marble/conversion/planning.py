@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from marble import loading
-from marble.conversion import file_kinds, files_of_papers, pipeline, rewriting, to_diffusers, to_marble
+from marble.conversion import file_kinds, files_of_papers, pipeline, rewriting, to_diffusers, to_lora, to_marble
 from marble.conversion.writing import Plan, Progress, check_new, in_units, new_folder, size_of_folder
 from marble.convert.folder import CONFIG, read_json
 from marble.convert.kinds import kind_of
@@ -19,7 +19,7 @@ from marble.storage import check_utf8, expanded, is_remote, run_path
 
 logger = logging.getLogger(__name__)
 
-To = Literal["diffusers", "marble"]
+To = Literal["diffusers", "marble", "lora"]
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 """What files can be written in; float16 is for other programs, marble computes in the other two."""
 READ_OF = {
@@ -48,8 +48,9 @@ def convert(
     """Writes source, in another kind of folder or precision, to the folder out, which is new or empty.
 
     source is a workdir, a pipeline's or a part's folder of diffusers, or a file of weights. to is what it becomes:
-    by default diffusers of a workdir or a part, marble of all else. dtype is that of the files, by default the
-    source's; a workdir's own parameters are float32 always. step is a workdir's, by default its newest checkpoint.
+    by default diffusers of a workdir or a part, marble of all else; lora is a run's adapters alone. dtype is that of
+    the files, by default the source's; a workdir's own parameters are float32 always. step is a workdir's, by default
+    its newest checkpoint.
     tokenizer is the folders of them and prediction_type what is predicted, of a Stable Diffusion by CompVis' names;
     vae the folder of a DiT's autoencoder; image_size the height of images where a file does not say it.
     InputError for what is not supported, and where there is no room; then, as on any failure, nothing is written.
@@ -81,8 +82,12 @@ def _dtype(name: str | None) -> Any:
 
 def _planned(source: str, to: To | None, dtype: Any, options: dict[str, Any]) -> Plan:
     path = Path(source)
+    if to == "lora" and not (is_remote(source) or _is_run(path)):
+        raise InputError(f"--to lora is for runs that train adapters, and {source} is no run: leave it out")
     if is_remote(source) or _is_run(path):
         _check_options("a run", options)
+        if to == "lora":
+            return to_lora.plan_of(source, step=options["step"], dtype=dtype)
         if to == "marble":
             raise InputError(f"{source} is a workdir of marble already: leave --to out, or set it to diffusers")
         return pipeline.plan_of(to_diffusers.pipeline_of(source, step=options["step"]).check(), dtype)
