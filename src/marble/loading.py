@@ -65,32 +65,27 @@ def load(
     for guidance by ``classifier_scale``.
     InputError when workdir has no run or no such checkpoint, RunError when the checkpoints are damaged.
     """
-    options = dict(step=step, raw_params=raw_params, ema_length=ema_length, sampler=sampler, guide=guide, dtype=dtype)
-    return load_step(workdir, **options, lora=lora, lora_scale=lora_scale, classifier=classifier)[1]
+    which = dict(step=step, raw_params=raw_params, ema_length=ema_length, sampler=sampler, dtype=dtype)
+    beside = dict(guide=guide, lora=lora, lora_scale=lora_scale, classifier=classifier)
+    return load_step(workdir, **beside, **which)[1]
 
 
 def load_step(
     workdir: str,
     *,
-    step: int | None = None,
-    raw_params: bool = False,
-    ema_length: float | None = None,
-    sampler: str | None = None,
     guide: str | None = None,
-    dtype: str | None = None,
     lora: str | None = None,
     lora_scale: float = 1.0,
     classifier: str | None = None,
+    **which: Any,
 ) -> tuple[int, Any]:
-    """The step of the checkpoint that ``load`` takes, and its pipeline."""
-    step, experiment, params = load_params(
-        workdir, step=step, raw_params=raw_params, ema_length=ema_length, sampler=sampler, dtype=dtype
-    )
+    """The step of the checkpoint that ``load`` takes, and its pipeline; which are arguments of ``load_params``."""
+    step, experiment, params = load_params(workdir, **which)
     if lora is not None:
         params = adapters.adapted(experiment.objective.model, params, lora, lora_scale)
     return step, experiment.pipeline(
         params,
-        guide=None if guide is None else load(guide, dtype=dtype),
+        guide=None if guide is None else load(guide, dtype=which.get("dtype")),
         classifier=None if classifier is None else open_classifier(classifier, experiment),
     )
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import peer
 import pytest
+from small_unet import SMALL
 
 from marble.convert import conditional_unet, lora, lora_config
 from marble.convert.tensors import held
@@ -15,16 +16,6 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 peft = pytest.importorskip("peft")
 
-SMALL = dict(
-    sample_size=8,
-    block_out_channels=(16, 32),
-    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    layers_per_block=1,
-    norm_num_groups=8,
-    cross_attention_dim=20,
-    attention_head_dim=(2, 4),
-)
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 CONVOLUTIONS = ["conv_in", "conv_out", "conv1", "conv2", "conv", "conv_shortcut", "proj_in", "proj_out"]
 ALL = [*ATTENTION, *CONVOLUTIONS, "time_emb_proj", "linear_1", "linear_2", "net.0.proj", "net.2"]

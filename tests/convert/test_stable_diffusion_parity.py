@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import peer
 import pytest
+from small_unet import SMALL
 
 from marble.convert import autoencoder_kl, conditional_unet, taesd
 from marble.convert.blocks import OLD_ATTENTION
@@ -14,16 +15,6 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.parity
 
-SMALL = dict(
-    sample_size=24,
-    block_out_channels=(16, 32),
-    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    layers_per_block=1,
-    norm_num_groups=8,
-    cross_attention_dim=20,
-    attention_head_dim=(2, 4),
-)
 WITH_SIZES = dict(
     addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=1550
 )
