@@ -115,6 +115,7 @@ def test_a_run_that_goes_on_is_the_one_that_did_not_stop(parts, kind, finished, 
     assert (losses, held_out) == finished[2:]
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_same_however_devices_are_used(parts, kind, finished, tmp_path):
     pmap, fsdp = {"mapping": "pmap"}, {"sharding": "fsdp", "fsdp_min_size": 64}
     parallel = {"unet": fsdp, "dit": pmap, "text": fsdp}[kind]

@@ -103,6 +103,7 @@ def test_images_from_images(made, prompts, tmp_path):
         (["--text", "@EMPTY"], "has no prompt in it: write one a line"),
         (["--text", "a", "--negative_text", "@EMPTY"], "--negative_text @"),
         (["--text", "a", "--num", "0"], "0 images asked for"),
+        (["--text", "a", "--text", "b", "--num", "100000000000000"], "100000000000000 images asked for"),
         (["--text", "a", "--first", "-1"], "first=-1 must be between"),
         (["--text", "a", "--label", "1"], "labels='1' given, but this model was trained without labels"),
         (["--text", "a", "--dtype", "float16"], "dtype='float16' must be float32 or bfloat16"),

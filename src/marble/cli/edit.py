@@ -85,8 +85,6 @@ def edited(pipe: Any, values: flags.FlagValues) -> np.ndarray:
         return editing.interpolate(pipe, *ends, num=num, strength=strength, **options)
     images = read_pictures(Path(values.init_image), shape, resize=values.resize)
     num = prompts.number_of_images(values, pipe, len(images))
-    if num < 1:
-        raise InputError(f"{num} images asked for: give at least 1")
     images = images[(values.first + np.arange(num)) % len(images)]
     options |= dict(first=values.first)
     texts = {"text": values.text, "negative_text": values.negative_text}

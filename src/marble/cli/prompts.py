@@ -14,6 +14,9 @@ from marble.storage import expanded
 NUM = 64
 """Images of a model that reads no text, where no number is asked for."""
 
+MOST = 2**32 - 1
+"""Images have indices of 32 bits."""
+
 
 def define(values: flags.FlagValues) -> None:
     """These flags."""
@@ -36,8 +39,13 @@ def read(values: flags.FlagValues) -> None:
 
 
 def number_of_images(values: flags.FlagValues, pipe: Any, least: int = 1) -> int:
-    """--num; where it is not given, one image a prompt and no fewer than least, or of a model without text NUM."""
+    """--num; where it is not given, one image a prompt and no fewer than least, or of a model without text NUM.
+
+    InputError for a number of images that can't be.
+    """
     if values.num is not None:
+        if not 1 <= values.num <= MOST:
+            raise InputError(f"{values.num} images asked for: give at least 1, and at most {MOST}")
         return values.num
     reads_text = "text" in getattr(getattr(pipe, "conditioner", None), "requests", ())
     return max(least, len(values.text or ())) if reads_text else NUM
@@ -47,7 +55,7 @@ def in_turn(texts: list[str] | None, num: int, first: int) -> str | list[str] | 
     """The one text for all images first .. first + num - 1, or one for each."""
     if texts is None or len(texts) == 1:
         return texts and texts[0]
-    return [texts[i % len(texts)] for i in range(first, first + max(num, 0))]
+    return [texts[i % len(texts)] for i in range(first, first + num)]
 
 
 def of_one(flag: str, texts: list[str] | None) -> str | None:

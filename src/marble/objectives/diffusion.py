@@ -130,7 +130,9 @@ class Diffusion:
 
     @classmethod
     def followed(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The config whose sampler, where nothing is said of its variance, uses the one that is learned."""
+        """The config whose sampler, where nothing is said, uses the variance that is learned, and clips no latents."""
+        if config.get("codec") == "autoencoder" and "clip_sample" not in config.get("sampling", {}):
+            config = {**config, "sampling": {**config.get("sampling", {}), "clip_sample": False}}
         learned = config.get("diffusion", {}).get("variance_type")
         sampling = config.get("sampling", {})
         if learned in (None, *FIXED) or "variance_type" in sampling:
