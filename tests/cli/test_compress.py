@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from marble import builders, run
+from marble import builders, loading, run
 from marble.cli.decompress import prefix_bytes
 from marble.cli.main import main
 from marble.compression import format
@@ -117,7 +117,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_name(place, more, capsys):
 
 
 def test_a_model_that_can_not_compress_is_named(place, monkeypatch, capsys):
-    monkeypatch.setattr(builders, "load", lambda *_, **__: SimpleNamespace(image=ImageSpec((8, 8, 1), 17)))
+    monkeypatch.setattr(loading, "load", lambda *_, **__: SimpleNamespace(image=ImageSpec((8, 8, 1), 17)))
     assert compress(place, "split:test", "other.mrbl") == 2
     assert decompress(place, "test.mrbl", "other.npz") == 2
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("marble: ")]
@@ -140,7 +140,7 @@ def test_a_model_that_can_not_compress_is_named(place, monkeypatch, capsys):
 def test_an_out_that_can_not_be_is_refused_before_the_work(place, act, out, message, monkeypatch, capsys):
     (place / "plain").write_text("text")
     (place / "folder.npz").mkdir(exist_ok=True)
-    monkeypatch.setattr(builders, "load", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(loading, "load", lambda *_, **__: pytest.fail("the model was loaded"))
     names = {"compress": "split:test", "decompress": "test.mrbl"}
     assert {"compress": compress, "decompress": decompress}[act](place, names[act], out) == 2
     assert message in capsys.readouterr().err

@@ -74,6 +74,8 @@ def measure(values: flags.FlagValues, flow: Any) -> int:
     from marble.parallel import agreement, explained_memory_error
     from marble.pipelines.measured import MeasureOptions
 
+    if loading.is_published(values.workdir):
+        raise InputError(f"{values.workdir} is a published checkpoint, whose data are not known: evaluate runs")
     config, data = workdir.recall(values.workdir)
     source = builders.data_config(config).open()
     if (tuple(source.image_shape), source.levels) != data.image:
