@@ -119,12 +119,12 @@ def load_params(
         if "sampler" not in Layout(config).sections["sampling"].names:
             raise InputError(f"sampler {sampler!r} given, but the model of {workdir} draws in one step: leave it out")
         config = renamed(config, "sampling", "sampler", sampler)
-    config = config if dtype is None else in_dtype(config, dtype)
-    experiment = build(config, data.image, class_names=data.class_names)
     if data.originals == PUBLISHED and (raw_params or ema_length is not None):
         raise InputError(
             f"{workdir} has one kind of parameters, a published checkpoint's: leave raw_params, ema_length out"
         )
+    config = config if dtype is None else in_dtype(config, dtype)
+    experiment = build(config, data.image, class_names=data.class_names)
     step, params = _params(experiment, workdir, step=step, raw_params=raw_params, ema_length=ema_length)
     base = base_of(experiment.objective, config["init_from"])
     params = experiment.objective.whole(params, experiment.objective.frozen(base))

@@ -104,6 +104,9 @@ def _run(
             )
         agreement.from_first(lambda: workdir.remember(directory, config.to_dict(), facts))
         state = state.replace(frozen=mapping.place(experiment.objective.frozen(base)))
+        reads = experiment.training.eval_every or (experiment.training.sample_every and base is not None)
+        # The state's own arrays are donated to its next step.
+        for_hooks = jax.tree.map(jnp.copy, state.frozen) if reads else None
         return train(
             workdir=directory,
             config=experiment.training,
@@ -113,8 +116,8 @@ def _run(
             key=train_key,
             hooks=Hooks(
                 learning_rate=in_32_bits(lambda step: float(experiment.learning_rate(step))),
-                evaluate=held_out_loss(experiment, source, mapping, eval_key, state.frozen),
-                sample=sample_grid(experiment, directory, state.frozen),
+                evaluate=held_out_loss(experiment, source, mapping, eval_key, for_hooks),
+                sample=sample_grid(experiment, directory, for_hooks),
                 log=experiment.objective.log,
             ),
             mapping=mapping,
@@ -209,7 +212,7 @@ def held_out_loss(
     """A function of parameters: the loss over the held-out split, with the same draws every time."""
     loss_fn = experiment.loss_fn(train=False)
     sums = mapping.compile_sums(lambda *inputs: loss_fn(*inputs)[1])
-    memory = () if frozen is None else (None, own_copy(frozen))
+    memory = () if frozen is None else (None, frozen)
     split = held_out_split(source)
     examples = source.read(split) if experiment.training.eval_every and split else None
 
@@ -230,11 +233,6 @@ def held_out_loss(
     return evaluate
 
 
-def own_copy(frozen: Any) -> Any:
-    """Arrays for the hooks: those of the state are donated to its next step."""
-    return jax.tree.map(jnp.copy, frozen)
-
-
 def sample_grid(experiment: Experiment, directory: str, frozen: Any) -> Callable[[Any, int], None]:
     """A function of parameters and step that draws images into ``samples/STEP.png``."""
 
@@ -251,6 +249,6 @@ def sample_grid(experiment: Experiment, directory: str, frozen: Any) -> Callable
     pipeline = experiment.pipeline(params=None)
     whole = lambda params: params  # noqa: E731
     if experiment.objective.base_shapes is not None:
-        kept, merge = own_copy(frozen), jax.jit(experiment.objective.whole)
-        whole = lambda params: merge(params, kept)  # noqa: E731
+        merge = jax.jit(experiment.objective.whole)
+        whole = lambda params: merge(params, frozen)  # noqa: E731
     return sample

@@ -19,6 +19,7 @@ from marble.convert.kinds import KINDS, Config, kind_of, shapes_of
 from marble.convert.names import Table
 from marble.convert.tensors import Tensors
 from marble.errors import InputError
+from marble.storage import is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ def open_part(folder: str | os.PathLike[str], **fields: Any) -> Part:
     InputError, which begins with the folder or the file, for a class that is not supported, or weights that are not
     there.
     """
+    if is_remote(os.fspath(folder)):
+        raise InputError(f"{folder} is in a bucket, and networks' folders are read from this machine: copy it here")
     folder = Path(folder)
     config, kind = config_and_kind(folder)
     model = model_of(folder, config, kind, **fields)
