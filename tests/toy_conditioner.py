@@ -26,6 +26,7 @@ class Bright:
 
     keys = ()
     requests = ("bright",)
+    against = ()
     asks = "bright=True or False"
     has_null = False
     null_remedy = "a model that need not be told"

@@ -234,6 +234,16 @@ def test_a_guide_is_gone_away_from(pipe):
         DiffusionPipeline(**options, guide="another")
 
 
+def test_what_only_guidance_away_from_no_context_reads_is_refused_beside_a_guide(pipe, monkeypatch):
+    monkeypatch.setattr(Unconditional, "requests", ("dull",))
+    monkeypatch.setattr(Unconditional, "against", ("dull",))
+    guided = like(pipe, sampler=Ancestral(), guide=pipe)
+    with pytest.raises(InputError, match="dull is for guidance without a guide"):
+        guided.guidance({"dull": "yes"}, 2.0)
+    guided.guidance({"dull": None}, 2.0)
+    pipe.guidance({"dull": "yes"}, 1.0)
+
+
 def test_guidance_where_no_image_is_left():
     # At the first level alpha is 0: a prediction of v says all, and of eps nothing of the image.
     schedule = rescale_zero_terminal_snr(linear(20))

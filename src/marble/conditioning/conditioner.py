@@ -31,6 +31,8 @@ class Conditioner(Protocol):
     """What a batch of data must hold, beside the images: of what ``marble.data`` puts into batches."""
     requests: Sequence[str]
     """The keywords of a request that it reads; none is needed unless a model has no null context."""
+    against: Sequence[str]
+    """Those of them that only say what guidance goes away from, in place of the null context."""
     asks: str
     """What it asks for, in words: 'a label'."""
     has_null: bool

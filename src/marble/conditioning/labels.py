@@ -44,6 +44,7 @@ class Labels:
 
     keys = ("label",)
     requests = ("labels",)
+    against = ()
     asks = "a label"
     null_remedy = Unconditional.null_remedy
     sections: ClassVar[Mapping[str, Section]] = {"training": Section(constructors=(LabelWords,))}

@@ -71,6 +71,7 @@ class Text:
     """Whether the model is also told one vector of the text, and sizes: SDXL."""
 
     requests = ("text", "negative_text")
+    against = ("negative_text",)
     asks = "a text"
     has_null = True
     null_remedy = "a model that is told of texts"

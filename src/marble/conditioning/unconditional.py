@@ -12,6 +12,7 @@ class Unconditional:
 
     keys = ()
     requests = ()
+    against = ()
     asks = "a model that is told something"
     has_null = False
     null_remedy = "a model that was trained with and without labels (training.label_dropout)"

@@ -189,6 +189,9 @@ class TrainedDenoiser(Copyable):
             )
         numbers = self.config.guidance(scale, interval, rescale, classifier_scale)
         numbers.check(self.conditioner, has_guide=self._guide is not None)
+        for name in self.conditioner.against if self._guide is not None else ():
+            if (request or {}).get(name) is not None:
+                raise InputError(f"{name} is for guidance without a guide, and this one goes away from its guide")
         # The config's scale is for images that are told something: else both predictions are the null context's.
         is_told = any(value is not None for value in (request or {}).values())
         if self._guide is None and scale not in (None, 1) and not is_told:
