@@ -11,6 +11,10 @@ if [ "${1:-}" = --parity ]; then
   extras=test,parity checks=(-m "parity and not slow")
 fi
 source launch/environment.sh "$extras"
+if [ "$extras" != test ]; then
+  # Its own requirement, torchvision, is of another build than the torch above, and no test needs it.
+  python -m pip install --quiet --disable-pip-version-check --no-deps torch-fidelity==0.4.0
+fi
 
 ruff check .
 ruff format --check .

@@ -92,9 +92,10 @@ def random_images(shape, *, train=50, test=10):
 
 
 MARKS = {
-    **dict.fromkeys(("digits_vae", "cifar10", "celebahq256", "image_folder"), pytest.mark.heavy),
-    # What they add is in other tests: a model of another config, labels, and the other likelihood.
-    **dict.fromkeys(("mnist", "fashion_mnist", "digits:conditional", "digits_vae:gaussian"), pytest.mark.slow),
+    **dict.fromkeys(("digits_vae", "cifar10"), pytest.mark.heavy),
+    # What they add is in other tests: a model of another config, a folder, labels, and the other likelihood.
+    **dict.fromkeys(("mnist", "fashion_mnist", "celebahq256", "image_folder"), pytest.mark.slow),
+    **dict.fromkeys(("digits:conditional", "digits_vae:gaussian"), pytest.mark.slow),
 }
 
 

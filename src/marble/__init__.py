@@ -6,7 +6,8 @@
     images = pipe.sample(64, seed=0)          # uint8 [64 8 8 1]
 
 The parts: marble.diffusion (the theory), marble.models, marble.sampling, marble.conditioning, marble.objectives,
-marble.training, marble.convert, marble.data, marble.pipelines, marble.metrics, marble.parallel, marble.errors.
+marble.training, marble.convert, marble.data, marble.pipelines, marble.metrics, marble.features, marble.evaluation,
+marble.parallel, marble.errors.
 """
 
 import importlib
@@ -22,6 +23,8 @@ _PARTS = (
     "data",
     "diffusion",
     "errors",
+    "evaluation",
+    "features",
     "metrics",
     "models",
     "objectives",
@@ -33,14 +36,18 @@ _PARTS = (
 )
 
 
+_FUNCTIONS = {"load": "marble.loading", "evaluate": "marble.evaluation"}
+"""What is found in this module itself, and where it is."""
+
+
 def __getattr__(name: str) -> Any:
     """Parts are imported when they are first used, so that ``import marble`` is quick and needs jax and flax alone."""
-    if name == "load":
-        return importlib.import_module("marble.loading").load
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
     if name in _PARTS:
         return importlib.import_module(f"marble.{name}")
     raise AttributeError(f"module 'marble' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), "load", *_PARTS]
+    return [*globals(), *_FUNCTIONS, *_PARTS]

@@ -16,7 +16,7 @@ from etils import epath
 
 from marble import builders, workdir
 from marble.data.loader import eval_batches, to_device, train_batches
-from marble.data.sources import Source
+from marble.data.sources import HELD_OUT, Source
 from marble.errors import InputError
 from marble.experiments import Experiment
 from marble.init_from import with_parameters_of
@@ -34,8 +34,6 @@ from marble.typing import Array, Batch, ImageSpec
 logger = logging.getLogger(__name__)
 
 SPLIT = "train"
-HELD_OUT = ("test", "validation")
-"""The names of splits on which a run may measure its held-out loss; the first that there is."""
 FOLDERS = (("text", "encoders"), ("text", "tokenizers"), ("autoencoder", "path"))
 """The keys of a config that name folders."""
 MOST_CLASSES = 20
@@ -148,7 +146,7 @@ def check(experiment: Experiment, source: Source, mapping: DeviceMapping) -> Non
     if SPLIT not in source.splits:
         raise InputError(f"{source.name} has no split {SPLIT!r} to train on; there are: {', '.join(source.splits)}")
     check_parts(experiment, mapping)
-    if experiment.training.eval_every and held_out_split(source) is None:
+    if experiment.training.eval_every and source.held_out is None:
         raise InputError(f"{source.name} has no held-out split ({' or '.join(HELD_OUT)}): set training.eval_every=0")
     experiment.objective.check_data(source.name, source.num_classes)
     held = ["image", *(["label"] if source.num_classes else [])]
@@ -166,11 +164,6 @@ def check_parts(experiment: Experiment, mapping: DeviceMapping) -> None:
             f"training.accumulate={training.accumulate} does not divide the {training.batch_size // count} images that "
             f"each of {count} devices has of a batch of {training.batch_size}"
         )
-
-
-def held_out_split(source: Source) -> str | None:
-    """The split for the held-out loss."""
-    return next((name for name in HELD_OUT if name in source.splits), None)
 
 
 def make_train_step_of(experiment: Experiment, mapping: DeviceMapping) -> Callable[..., Any]:
@@ -213,7 +206,7 @@ def held_out_loss(
     loss_fn = experiment.loss_fn(train=False)
     sums = mapping.compile_sums(lambda *inputs: loss_fn(*inputs)[1])
     memory = () if frozen is None else (None, frozen)
-    split = held_out_split(source)
+    split = source.held_out
     examples = source.read(split) if experiment.training.eval_every and split else None
 
     def evaluate(params: Any) -> float:

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from marble import builders, loading, run, vae
-from marble.cli.evaluate import keep, rows_of
 from marble.cli.main import main
 from marble.conditioning import Identity
 from marble.config import load_config
 from marble.diffusion import from_curve
 from marble.errors import InputError
+from marble.evaluation.bits import rows_of
+from marble.evaluation.kept import keep
 from marble.models import VAE
 from marble.pipelines import DiffusionPipeline, Estimate, ImageSpec, SamplingConfig, VAEPipeline, VAESamplingConfig
 from marble.pipelines import evaluate as evaluation
@@ -168,12 +169,13 @@ def test_a_folder_that_is_no_workdir_is_named(tmp_path, capsys):
 
 
 def test_what_is_kept_stays_beside_what_is_new(tmp_path):
-    keep(str(tmp_path), "bpd", "test", {"x": [1.0, float("nan")]})
-    keep(str(tmp_path), "bpd", "train", {"x": 2})
-    path = keep(str(tmp_path), "other", "test", {"x": 3})
+    path = tmp_path / "metrics.json"
+    keep(path, "bpd", "test", {"x": [1.0, float("nan")]})
+    keep(path, "bpd", "train", {"x": 2})
+    keep(path, "other", "test", {"x": 3})
     kept = json.loads((tmp_path / "metrics.json").read_text())
     assert kept == {"bpd": {"test": {"x": [1.0, None]}, "train": {"x": 2}}, "other": {"test": {"x": 3}}}
     for damaged in ("{", "[1]", '{"bpd": 1}'):
         (tmp_path / "metrics.json").write_text(damaged)
         with pytest.raises(InputError, match=f"{path} is damaged"):
-            keep(str(tmp_path), "bpd", "test", {})
+            keep(path, "bpd", "test", {})

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
+from marble.errors import InputError
 from marble.metrics import nearest_neighbour_accuracy
 
 
@@ -32,3 +33,15 @@ def test_it_agrees_with_scikit_learn():
     points, is_one = np.concatenate([one, other]), np.arange(800) < 400
     neighbours = NearestNeighbors(n_neighbors=2).fit(points).kneighbors(points, return_distance=False)[:, 1]
     assert nearest_neighbour_accuracy(one, other) == (is_one[neighbours] == is_one).mean()
+
+
+def test_blocks_change_nothing(monkeypatch):
+    one, other = np.round(draws(5)), np.round(draws(6))  # with ties
+    whole = nearest_neighbour_accuracy(one, other)
+    monkeypatch.setattr("marble.metrics.two_sample.NUMBERS", 800 * 7)
+    assert nearest_neighbour_accuracy(one, other) == whole
+
+
+def test_sets_of_other_dimensions_are_refused():
+    with pytest.raises(InputError, match="8 dimensions and the second images 3"):
+        nearest_neighbour_accuracy(draws(0), draws(1)[:, :3])

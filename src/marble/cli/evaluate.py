@@ -1,47 +1,90 @@
-"""marble evaluate: measures a trained model on the images of a data set.
+"""marble evaluate: measures a trained model, or images of any origin.
 
   marble evaluate --workdir runs/digits --metrics bpd --split test --num 360
+  marble evaluate --workdir runs/cifar10 --metrics fd,kid,pr,memorization --num 10000 --report report.html
+  marble evaluate --workdir runs/cifar10 --metrics fd,is --features inception:pt_inception-2015-12-05-6726825d.pth
+  marble evaluate --images samples --reference cifar10:train --metrics fd --out metrics.json
 
-bpd: how many bits a dimension the model needs for an image: L_T, L_{t-1} by tenths of the steps, L_0 and their sum,
-the variational bound, with standard errors over images; and beside it the likelihood under the probability flow. Of a
-variational autoencoder: the reconstruction, KL(q(z | x) || p(z)), their sum, and the importance-weighted bound. All is
-written to WORKDIR/metrics.json, with every term and the rate-distortion curve, by metric and split: "test", or with
-fewer images than the split has "test[NUM]", beside what the whole split gave.
+Of samples, or of --images (a folder, an npz, NAME[:SPLIT] of a data set), judged by --reference (the same kinds, or an
+npz of statistics; by default the train split of the model's data):
+
+  fd, fd_infinity    Frechet distance: FID by the network of that paper, FD-EffNetLite0 and so on by others
+  sfd, is            sFID, and the Inception score
+  kid, cmmd          kernel distances; cmmd is of CLIP's embeddings
+  pr                 precision, recall, density, coverage
+  clip               CLIP score of images and their texts
+  memorization       copies of the reference, and duplicates, in pixels and in features
+  psnr, ssim         of image i with image i of the reference
+
+Of a model, bpd: how many bits a dimension it needs for an image of --split: L_T, L_{t-1} by tenths of the steps, L_0
+and their sum, the variational bound, with standard errors over images; and beside it the likelihood under the
+probability flow. Of a variational autoencoder: the reconstruction, KL(q(z | x) || p(z)), their sum, and the
+importance-weighted bound.
+
+All is written to metrics.json of the workdir, or --out, each number with what it was measured with; numbers of other
+protocols are warned of. Two numbers compare where their protocols are the same: --compare_with OTHER/metrics.json.
 """
 
-import json
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
 
-from marble import strict_json
-from marble.cli.flags import parse, refuse, require
+from marble.cli.flags import parse, refuse
 from marble.errors import InputError
-from marble.schema import nearest
-from marble.storage import replace_text
 
-logger = logging.getLogger(__name__)
-
-METRICS = ("bpd",)
+METRICS = ("bpd", "fd", "fd_infinity", "sfd", "is", "kid", "cmmd", "pr", "clip", "memorization", "psnr", "ssim")
 OF_FLOW = ("ode_steps", "ode_divergence", "ode_dequantisation")
-FLAGS_OF = {"flow": ("ode", *OF_FLOW)}
-"""The flags of an option that has not its own name."""
+OF_BITS = {
+    "batch_size": ("batch_size",),
+    "variance_type": ("variance_type",),
+    "decoder": ("decoder",),
+    "flow": ("ode", *OF_FLOW),
+}
+"""The flags of each option of bits a dimension."""
+ONLY_OF_BITS = ("split", "variance_type", "decoder", "ode", *OF_FLOW)
+OF_SAMPLES = (
+    "sampler",
+    "steps",
+    "eta",
+    "guidance_scale",
+    "guidance_interval",
+    "guidance_rescale",
+    "label",
+    "text",
+    "negative_text",
+)
+OF_MODEL = ("step", "raw_params", "ema_length")
+OF_JUDGING = ("reference", "reference_num", "features", "resize", "rounding", "image_size", "intervals", "compare_with")
 
 
 def define(values: flags.FlagValues) -> None:
     """The flags of marble evaluate."""
     text = dict(flag_values=values)
-    flags.DEFINE_string("workdir", None, "Folder of the training run.", **text)
-    flags.DEFINE_list("metrics", ["bpd"], f"What to measure, of {', '.join(METRICS)}.", **text)
-    flags.DEFINE_integer("num", None, "How many images, evenly spaced over the split (default: all).", **text)
-    flags.DEFINE_string("split", None, "Split of the data set (default: the held-out one).", **text)
+    flags.DEFINE_string("workdir", None, "Folder of the training run, or a published checkpoint.", **text)
+    flags.DEFINE_string("images", None, "Images in place of a model's: folder, npz or data set.", **text)
+    flags.DEFINE_string("reference", None, "What they are judged by (default: the data of the run).", **text)
+    flags.DEFINE_list(
+        "metrics", None, f"What to measure, of {', '.join(METRICS)} (default: bpd, of images fd).", **text
+    )
+    flags.DEFINE_list("features", ["effnet"], "effnet, inception:PATH, clip:PATH, dinov2:PATH; several too.", **text)
+    flags.DEFINE_integer("num", None, "How many images; of samples by default 10000, else all.", **text)
+    flags.DEFINE_integer("reference_num", None, "How many of the reference (default: all).", **text)
+    flags.DEFINE_integer("image_size", None, "Cut and resize images and reference to this many pixels.", **text)
+    flags.DEFINE_string("resize", None, "Kernel to a network's size (default: the one of its scores).", **text)
+    flags.DEFINE_string("rounding", None, "uint8 or float: whether samples are rounded first.", **text)
+    flags.DEFINE_bool("intervals", True, "Also compute intervals.", **text)
+    flags.DEFINE_string("out", None, "File for the numbers (default: metrics.json of the workdir).", **text)
+    flags.DEFINE_string("report", None, "HTML file with numbers, images, neighbours and curves.", **text)
+    flags.DEFINE_string("save_statistics", None, "npz for the reference's means and covariances.", **text)
+    flags.DEFINE_string("compare_with", None, "Another metrics.json to set the numbers beside.", **text)
+    flags.DEFINE_string("split", None, "Of bpd: split of the data set (default: the held-out one).", **text)
     flags.DEFINE_integer("seed", 0, "Seed of all noise; image i's depends on the seed and i alone.", **text)
     flags.DEFINE_integer("step", None, "Checkpoint to use (default: the newest whole one).", **text)
     flags.DEFINE_bool("raw_params", False, "Use the last parameters instead of their moving average.", **text)
     flags.DEFINE_float("ema_length", None, "Average over this share of the training (needs post_hoc_ema).", **text)
     flags.DEFINE_integer("batch_size", None, "Images in one call (default: the config's for sampling).", **text)
+    define_sampling(values)
     flags.DEFINE_string("variance_type", None, "Variance of reverse steps (default: the sampler's or model's).", **text)
     flags.DEFINE_string("decoder", None, "exact (default), or tanh: the DDPM reference's approximation.", **text)
     flags.DEFINE_bool("ode", True, "Also compute the likelihood under the probability flow.", **text)
@@ -50,100 +93,104 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("ode_dequantisation", "variational", "variational, or uniform within the bins.", **text)
 
 
+def define_sampling(values: flags.FlagValues) -> None:
+    """The flags of how samples are drawn; those of marble sample."""
+    from marble.cli import prompts
+
+    text = dict(flag_values=values)
+    flags.DEFINE_string("sampler", None, "Name of the sampler (default: the config's).", **text)
+    flags.DEFINE_integer("steps", None, "Sampling steps, at most T (default: the config's).", **text)
+    flags.DEFINE_float("eta", None, "Share of the noise that the sampler ddim draws anew, 0..1.", **text)
+    flags.DEFINE_float("guidance_scale", None, "How far to go towards the label or text.", **text)
+    flags.DEFINE_list("guidance_interval", None, "LOW,HIGH: the noise levels sigma / alpha that are guided.", **text)
+    flags.DEFINE_float("guidance_rescale", None, "Share of the deviation before guidance to go back to, 0..1.", **text)
+    flags.DEFINE_string("label", None, "One class for all samples (default: the classes in turn).", **text)
+    prompts.define_texts(values)
+
+
 def main(argv: list[str]) -> int:
     """Evaluates, and returns the exit status."""
     values = parse("evaluate", __doc__, argv, define)
-    require(values, "workdir")
-    for name in values.metrics or [""]:
-        if name not in METRICS:
-            raise InputError(f"--metrics {name!r} is unknown{nearest(name, METRICS)}")
-    if not values.ode:
-        refuse(values, OF_FLOW, "is for the probability flow, which --noode leaves out")
-    from marble.parallel import hosts, use_compilation_cache
-    from marble.pipelines import Flow
+    metrics = check(values)
+    from marble.cli import prompts
 
-    flow = Flow(values.ode_steps, values.ode_divergence, values.ode_dequantisation) if values.ode else None
+    prompts.read(values)
+    from marble.parallel import agreement, hosts, use_compilation_cache
+
     use_compilation_cache()
+    command = " ".join(["marble evaluate", *argv])
     with hosts.joined(command=" ".join(argv)):
-        return measure(values, flow)
-
-
-def measure(values: flags.FlagValues, flow: Any) -> int:
-    """Evaluates in all processes; the first one writes what they found."""
-    from marble import builders, loading, run, workdir
-    from marble.parallel import agreement, explained_memory_error
-    from marble.pipelines.measured import MeasureOptions
-
-    if loading.is_published(values.workdir):
-        raise InputError(f"{values.workdir} is a published checkpoint, whose data are not known: evaluate runs")
-    config, data = workdir.recall(values.workdir)
-    source = builders.data_config(config).open()
-    if (tuple(source.image_shape), source.levels) != data.image:
-        raise InputError(
-            f"{values.workdir} was trained on {data.image}, but {source.name} has {source.image_shape} now"
-        )
-    split = values.split or run.held_out_split(source)
-    if split is None:
-        raise InputError(f"{source.name} has no held-out split: give --split {'|'.join(source.splits)}")
-    examples = source.read(split)
-    which = dict(raw_params=values.raw_params, ema_length=values.ema_length)
-    step, pipe = loading.load_step(values.workdir, step=values.step, **which)
-    for name, reason in pipe.options_unread().items():
-        refuse(values, FLAGS_OF.get(name, (name,)), reason)
-    options = MeasureOptions(values.num, values.seed, values.batch_size, values.variance_type, values.decoder, flow)
-    with explained_memory_error():
-        found = pipe.measure(examples, options, progress=agreement.is_first())
-    if not agreement.is_first():
-        return 0
-    settings = {
-        "step": step,
-        "params": params_name(values),
-        "seed": values.seed,
-        "levels": data.image.levels,
-        "num": found.num,
-        **found.settings,
-    }
-    print("\n".join([heading(split, settings, found.note), *rows_of(found.rows)]))
-    path = keep(values.workdir, "bpd", entry(split, found.num, len(examples)), {**settings, **found.kept})
-    logger.info("wrote %s", path)
+        evaluation = measured(values, metrics, command)
+        if agreement.is_first():
+            print("\n".join(evaluation.lines()))
     return 0
 
 
-def params_name(values: flags.FlagValues) -> str:
-    """What the parameters are called that were measured."""
-    if values.ema_length is not None:
-        return f"average of length {values.ema_length:g}"
-    return "params" if values.raw_params else "ema_params"
+def check(values: flags.FlagValues) -> list[str]:
+    """The metrics that are asked for; InputError for unknown ones, and for flags that would do nothing."""
+    metrics = (["bpd"] if values.images is None else ["fd"]) if values.metrics is None else values.metrics
+    for name in metrics or [""]:
+        if name not in METRICS:
+            from marble.schema import nearest
+
+            raise InputError(f"--metrics {name!r} is unknown{nearest(name, METRICS)}")
+    if values.workdir is None and values.images is None:
+        raise InputError("--workdir is missing: give the folder of a training run, or --images")
+    if not values.ode:
+        refuse(values, OF_FLOW, "is for the probability flow, which --noode leaves out")
+    if "bpd" not in metrics:
+        refuse(values, ONLY_OF_BITS, "is for --metrics bpd")
+    if set(metrics) == {"bpd"}:
+        refuse(values, (*OF_JUDGING, *OF_SAMPLES, "save_statistics"), "is for metrics of images, and bpd is of a model")
+    if values.images is not None:
+        refuse(values, (*OF_MODEL, *OF_SAMPLES), "is for --workdir, and not for --images")
+    return metrics
 
 
-def heading(split: str, settings: Mapping[str, Any], note: str) -> str:
-    """What was measured, and the names of the columns."""
-    return (
-        f"{split}: {settings['num']} images of {settings['levels']} levels, checkpoint {settings['step']}, "
-        f"{settings['params']}, seed {settings['seed']}{note}\n{'':34}  bits/dim   standard error"
+def measured(values: flags.FlagValues, metrics: list[str], command: str) -> Any:
+    """The evaluation, in all processes."""
+    from marble import evaluation
+    from marble.cli.sample import numbers
+    from marble.pipelines import Flow
+
+    flow = Flow(values.ode_steps, values.ode_divergence, values.ode_dequantisation) if values.ode else None
+    bits = evaluation.BitsOptions(values.split, values.variance_type, values.decoder, flow)
+    sampling = {name: values[name].value for name in OF_SAMPLES}
+    sampling["guidance_interval"] = numbers("guidance_interval", values.guidance_interval)
+    size = {} if values.batch_size is None else {"batch_size": values.batch_size}
+    return evaluation.evaluate(
+        values.workdir,
+        images=values.images,
+        reference=values.reference,
+        options=evaluation.EvaluationOptions(
+            metrics=metrics,
+            features=values.features,
+            resize=values.resize,
+            rounding=values.rounding,
+            intervals=values.intervals,
+            **size,
+        ),
+        num=values.num,
+        reference_num=values.reference_num,
+        image_size=values.image_size,
+        model=evaluation.ModelOptions(**{name: values[name].value for name in OF_MODEL}),
+        sampling=evaluation.SampleOptions(seed=values.seed, batch_size=values.batch_size, **sampling),
+        bits=bits,
+        write=evaluation.Written(values.out, values.report, values.save_statistics),
+        compare_with=values.compare_with,
+        command=command,
+        given=given_bits(values),
+        progress=_is_first(),
     )
 
 
-def rows_of(estimates: Mapping[str, Any]) -> list[str]:
-    """One line an estimate."""
-    # Adding 0.0 makes -0.0 plain: a KL of rounding errors is no less than 0.
-    return [f"{name:34}  {round(e.mean, 5) + 0.0:8.5f}   {e.standard_error:.5f}" for name, e in estimates.items()]
+def given_bits(values: flags.FlagValues) -> Mapping[str, str]:
+    """The options of bits a dimension that were given, and the flag that gave them."""
+    given = {option: [name for name in names if values[name].present] for option, names in OF_BITS.items()}
+    return {option: f"--{names[0]}" for option, names in given.items() if names}
 
 
-def entry(split: str, num: int, total: int) -> str:
-    """The key of num images of a split of total: a part never takes the place of the whole."""
-    return split if num == total else f"{split}[{num}]"
+def _is_first() -> bool:
+    from marble.parallel import agreement
 
-
-def keep(directory: str, metric: str, split: str, found: Mapping[str, Any]) -> str:
-    """Puts a metric of a split into metrics.json, beside what is there, and returns its path."""
-    from etils import epath
-
-    path = epath.Path(directory) / "metrics.json"
-    try:
-        kept = json.loads(path.read_text()) if path.exists() else {}
-        kept = {**kept, metric: {**kept.get(metric, {}), split: found}}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error}): move it away") from error
-    replace_text(path, strict_json.dumps(kept, indent=1) + "\n")
-    return str(path)
+    return agreement.is_first()

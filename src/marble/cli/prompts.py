@@ -24,6 +24,12 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "num", None, f"How many images (default: one a prompt; of a model without text, {NUM}).", **text
     )
+    define_texts(values)
+
+
+def define_texts(values: flags.FlagValues) -> None:
+    """Those of the texts."""
+    text = dict(flag_values=values)
     flags.DEFINE_multi_string("text", None, "What an image is of, for a model of texts; @FILE has one a line.", **text)
     flags.DEFINE_multi_string("negative_text", None, "What guidance goes away from, in place of no text.", **text)
 

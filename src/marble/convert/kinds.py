@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from marble.convert import autoencoder_kl, bert, clip, conditional_unet, ddpm, dit, taesd
+from marble.convert import autoencoder_kl, bert, clip, conditional_unet, ddpm, dinov2, dit, taesd
 from marble.convert.names import Entry
 from marble.convert.published import side_of
 from marble.convert.tensors import Tensors
@@ -66,6 +66,8 @@ def _clip_inputs(model: Any, config: Config) -> tuple[Any, ...]:
     tokens = jnp.zeros((1, 1), jnp.int32)
     if isinstance(model, clip.Clip):
         return tokens, _image(model.vision.image_size, 3)
+    if isinstance(model, clip.ClipVision):
+        return (_image(model.image_size, 3),)
     return (tokens,)
 
 
@@ -76,7 +78,7 @@ CLIP = {
         _clip_inputs,
         lambda tensors, model, source: clip.as_now(tensors),
     )
-    for name in ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel")
+    for name in ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPVisionModelWithProjection", "CLIPModel")
 }
 KINDS: Mapping[str, Kind] = {
     conditional_unet.NAME: Kind(
@@ -114,5 +116,11 @@ KINDS: Mapping[str, Kind] = {
         lambda model, config: bert.table(model),
         lambda model, config: (jnp.zeros((1, 1), jnp.int32),),
         lambda tensors, model, source: bert.as_now(tensors),
+    ),
+    dinov2.NAME: Kind(
+        dinov2.model_of,
+        lambda model, config: dinov2.table(model),
+        lambda model, config: (_image(model.patch_size, 3),),
+        lambda tensors, model, source: dinov2.as_now(tensors),
     ),
 }

@@ -10,6 +10,8 @@ from marble.data.prepare import num_examples, prepare
 from marble.errors import InputError
 
 LEVELS = 256
+HELD_OUT = ("test", "validation")
+"""The names of splits that are not trained on; the first that there is is measured on."""
 CONTENT = "images "
 """How `Source.originals` begins where it is a digest of the images themselves."""
 
@@ -31,6 +33,11 @@ class Source:
     splits: Mapping[str, int]
     originals: str
     load: Callable[[str], Examples] = dataclasses.field(repr=False)
+
+    @property
+    def held_out(self) -> str | None:
+        """The split that is not trained on; None without one."""
+        return next((name for name in HELD_OUT if name in self.splits), None)
 
     def read(self, split: str) -> Examples:
         """Random access to a split: `len()`, and `[i]` as a dict of image [h w c] uint8, label int32, text str."""

@@ -148,11 +148,11 @@ class Clip(nn.Module):
 
     def encode_text(self, tokens: Array, mask: Array | None = None) -> Array:
         """Embeddings of length 1 [b p]; see ClipText."""
-        return _unit(self.text(tokens, mask).embedding)
+        return unit(self.text(tokens, mask).embedding)
 
     def encode_image(self, images: Array) -> Array:
         """Embeddings of length 1 [a p]; see ClipVision."""
-        return _unit(self.vision(images).embedding)
+        return unit(self.vision(images).embedding)
 
     def __call__(self, tokens: Array, images: Array, mask: Array | None = None) -> Array:
         return jnp.exp(self.logit_scale) * (self.encode_image(images) @ self.encode_text(tokens, mask).T)
@@ -194,5 +194,6 @@ def _projected(model: ClipText | ClipVision, pooled: Array) -> Array | None:
     return made.astype(wide(model.dtype))
 
 
-def _unit(x: Array) -> Array:
+def unit(x: Array) -> Array:
+    """x [... p] at length 1."""
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

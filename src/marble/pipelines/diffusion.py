@@ -143,6 +143,10 @@ class DiffusionPipeline(TrainedDenoiser):
         frames = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :num], *[f for _, f in results])
         return (images, frames) if num_frames else images
 
+    def sampler_of(self, asked: str | Sampler | None = None) -> Sampler:
+        """The sampler of a name, or the pipeline's own; InputError for a name that is none."""
+        return self._programs.sampler(asked)
+
     def _compiled(self, sampler: Sampler) -> Any:
         program = functools.partial(self._sample_batch, sampler)
         return self.mapping.compile_rows(program, out_axes=(0, 1), static=STATIC)

@@ -1,0 +1,207 @@
+"""What was measured as one HTML file: numbers with their protocols, images, nearest neighbours, curves of the training.
+
+The file has all in itself: it opens from a disk, without a network, and says the same in ten years.
+"""
+
+import base64
+import dataclasses
+import html
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from marble.evaluation.curves import Curve, drawn_curve
+from marble.evaluation.stamp import Number
+from marble.pipelines.pictures import grid
+from marble.storage import replace_text
+
+LOG = "metrics.jsonl"
+COLUMNS = 8
+"""Images side by side."""
+SHOWN_WIDTH = 560
+"""Pixels on the page that COLUMNS small images are enlarged to."""
+STYLE = """
+:root { color-scheme: light dark; --line: #8886; --soft: #8882; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; width: 100%; } .wide { overflow-x: auto; }
+th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.stamp td { overflow-wrap: anywhere; } details { margin: .5rem 0; } summary { cursor: pointer; }
+img.pixels { image-rendering: pixelated; max-width: 100%; height: auto; background: #fff; }
+.warning { border-left: .3rem solid #c60; padding: .2rem .8rem; background: var(--soft); overflow-wrap: anywhere; }
+.side { display: flex; flex-wrap: wrap; gap: 1.5rem; } figure { margin: 0 0 1rem; } figcaption { font-size: .9rem; }
+svg { width: 100%; max-width: 40rem; height: auto; } svg text { fill: currentColor; font: 12px system-ui, sans-serif; }
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """Some judged images, and the nearest of the reference to each."""
+
+    space: str
+    """pixels, or the network whose features are compared."""
+    generated: np.ndarray
+    """uint8 [n h w c]"""
+    nearest: np.ndarray
+    """uint8 [n k h w c], nearest first."""
+    distances: np.ndarray
+    """[n k]"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the page shows."""
+
+    title: str
+    numbers: Sequence[Number] = ()
+    images: np.ndarray | None = None
+    """uint8 [n h w c]: the first of those that were judged."""
+    reference: np.ndarray | None = None
+    """uint8 [n h w c]: the first of those that they are judged by."""
+    neighbours: Sequence[Neighbours] = ()
+    curves: Sequence[Curve] = ()
+    warnings: Sequence[str] = ()
+    tables: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Text as it was printed, by its heading."""
+
+
+def write(path: str, report: Report) -> None:
+    """Writes the page, whole or not at all."""
+    target = epath.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(target, render(report))
+
+
+def render(report: Report) -> str:
+    """The page."""
+    title = html.escape(report.title)
+    body = "\n".join(_sections(report))
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def curves_of(workdir: str) -> list[Curve]:
+    """What a run logged, a curve a name; [] where it logged nothing. Lines that are damaged are passed over."""
+    path = epath.Path(workdir) / LOG
+    found: dict[str, list[tuple[float, float]]] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            values = json.loads(line)
+            step = float(values["step"])
+        except (ValueError, TypeError, KeyError):
+            continue
+        for name, value in values.items():
+            if name != "step" and isinstance(value, int | float):
+                found.setdefault(name, []).append((step, float(value)))
+    return [Curve(name, *map(tuple, zip(*points, strict=True))) for name, points in found.items() if len(points) > 1]
+
+
+def _sections(report: Report) -> Iterator[str]:
+    for line in report.warnings:
+        yield f'<p class="warning">{html.escape(line)}</p>'
+    if report.numbers:
+        yield "<h2>Numbers</h2>"
+        yield _numbers(report.numbers)
+        yield "<h2>What they were measured with</h2>"
+        yield from _stamps(report.numbers)
+    for heading, text in report.tables.items():
+        yield f'<h2>{html.escape(heading)}</h2>\n<div class="wide"><pre>{html.escape(text)}</pre></div>'
+    if report.images is not None:
+        yield '<h2>Images</h2>\n<div class="side">'
+        yield _grid(report.images, "judged")
+        if report.reference is not None:
+            yield _grid(report.reference, "of the reference")
+        yield "</div>"
+    for near in report.neighbours:
+        yield f"<h2>Nearest of the reference, by {html.escape(near.space)}</h2>"
+        yield _neighbours(near)
+    if report.curves:
+        yield "<h2>Training</h2>"
+        yield from (f"<figure>{drawn_curve(c)}</figure>" for c in report.curves)
+
+
+def _numbers(numbers: Sequence[Number]) -> str:
+    rows = []
+    for number in numbers:
+        interval = "" if number.interval is None else f"{shown(number.interval.low)} to {shown(number.interval.high)}"
+        by = number.stamp.reference.get("source", "")
+        cells = [number.name, shown(number.value), interval, number.stamp.images.get("num", ""), by]
+        first, *others = (html.escape(str(cell)) for cell in cells)
+        columns = "".join(f'<td class="number">{cell}</td>' for cell in others)
+        rows.append(f'<tr><th scope="row">{first}</th>{columns}</tr>')
+    return _table(("", "value", "95 % interval", "images", "judged by"), rows)
+
+
+def _stamps(numbers: Sequence[Number]) -> Iterator[str]:
+    """Each protocol once, with the names of its numbers."""
+    by_protocol: dict[str, list[Number]] = {}
+    for number in numbers:
+        by_protocol.setdefault(json.dumps(number.stamp.as_dict(), sort_keys=True, default=str), []).append(number)
+    for group in by_protocol.values():
+        names = html.escape(", ".join(number.name for number in group))
+        rows = [
+            f'<tr><th scope="row">{html.escape(part)}</th><td>{html.escape(key)}</td><td>{told}</td></tr>'
+            for part, key, value in _fields(group[0])
+            for told in [html.escape(str(value))]
+        ]
+        table = _table(("part", "field", "value"), rows, "stamp")
+        yield f"<details><summary>{names}</summary>{table}</details>"
+
+
+def _fields(number: Number) -> Iterator[tuple[str, str, Any]]:
+    for part, values in number.stamp.as_dict().items():
+        if isinstance(values, Mapping):
+            yield from ((part, key, value) for key, value in values.items())
+        else:
+            yield part, "", values
+
+
+def _table(headings: Sequence[str], lines: Sequence[str], kind: str = "") -> str:
+    head = "".join(f'<th scope="col">{html.escape(heading)}</th>' for heading in headings)
+    body = "\n".join(lines)
+    rows = f"<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody>"
+    return f'<div class="wide"><table class="{kind}">{rows}</table></div>'
+
+
+def _neighbours(near: Neighbours) -> str:
+    """A judged image a row, and its neighbours after it."""
+    rows = np.concatenate([near.generated[:, None], near.nearest], axis=1)  # [n 1+k h w c]
+    picture = grid(rows.reshape(-1, *rows.shape[2:]), rows.shape[1])
+    caption = (
+        f"In each row a judged image, then the {near.nearest.shape[1]} nearest of the reference; the nearest lie at "
+        f"{shown(near.distances[:, 0].min())} to {shown(near.distances[:, 0].max())}"
+    )
+    return _figure(picture, caption, rows.shape[3])
+
+
+def _grid(images: np.ndarray, which: str) -> str:
+    return _figure(grid(images, min(COLUMNS, len(images))), f"The first {len(images)} {which}", images.shape[2])
+
+
+def _figure(picture: np.ndarray, caption: str, width: int) -> str:
+    """A grid of images that are so wide."""
+    enlarged = picture.shape[1] * max(1, SHOWN_WIDTH // (COLUMNS * width))
+    told = html.escape(caption)
+    image = f'<img class="pixels" width="{enlarged}" alt="{told}" src="data:image/png;base64,{_png(picture)}">'
+    return f"<figure>{image}<figcaption>{told}</figcaption></figure>"
+
+
+def _png(picture: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def shown(value: float) -> str:
+    """Four digits of a number, whatever it is."""
+    return f"{value:.4g}" if math.isfinite(value) else str(value)
