@@ -118,7 +118,7 @@ def test_statistics_stand_in_for_the_images_they_are_of(tmp_path):
         evaluator("kid", reference=read_statistics(tmp_path / "others.npz"))
     with pytest.raises(InputError, match="is of weights 0, and the images are judged with 1"):
         evaluator("fd", reference=read_statistics(tmp_path / "others.npz"), network=linear_network(weights_hash="1"))
-    with pytest.raises(InputError, match="statistics are of one network and of a reference's images"):
+    with pytest.raises(InputError, match="statistics are of one network and a reference's images"):
         by_file.write_statistics(tmp_path / "again.npz")
 
 

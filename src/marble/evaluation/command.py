@@ -97,11 +97,15 @@ def evaluate(
         raise InputError("give a model or images, one of them: --workdir W, or --images DIR")
     if BITS in options.metrics and directory is None:
         raise InputError(f"metric {BITS} is of a model, and not of images: give --workdir")
+    if compare_with is not None:
+        kept.check_there(compare_with)
     of_images = dataclasses.replace(options, metrics=[name for name in options.metrics if name != BITS])
     evaluator = None
     if of_images.metrics:
         judged_by = open_reference(directory, reference, of_images.metrics, image_size, reference_num)
         evaluator = Evaluator(of_images, judged_by, progress=progress)
+        if write.statistics is not None:
+            evaluator.check_statistics()
     measured = None
     if BITS in options.metrics:
         asked = dict(num=num, at_most=evaluator is not None, seed=sampling.seed, batch_size=sampling.batch_size)

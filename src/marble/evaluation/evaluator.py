@@ -126,12 +126,16 @@ class Evaluator:
             )
             yield Number(planned.name, name, float(value), interval, stamp)
 
-    def write_statistics(self, path: Path) -> None:
-        """Writes the reference's means and covariances; InputError for several networks, or for no images."""
-        if len(self.networks) != 1 or not isinstance(self.reference, Collected):
+    def check_statistics(self) -> None:
+        """InputError where there are no statistics of the reference to write: for several networks, or no images."""
+        if len(self.networks) != 1 or not isinstance(self._reference, ImageSet):
             raise InputError(
-                "statistics are of one network and of a reference's images: give one of --features, and these"
+                "statistics are of one network and a reference's images: give one of --features, and these"
             )
+
+    def write_statistics(self, path: Path) -> None:
+        """Writes the reference's means and covariances; InputError as of ``check_statistics``."""
+        self.check_statistics()
         (network,) = self.networks.values()
         gaussians = {}
         for layer in ("features", "spatial"):

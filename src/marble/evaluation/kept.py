@@ -65,13 +65,18 @@ def read(path: Any) -> dict[str, dict[str, Any]]:
     return found
 
 
+def check_there(path: Any) -> None:
+    """InputError where there is no such file to compare with, or it is damaged."""
+    if not epath.Path(path).exists():
+        raise InputError(f"there is no {path} to compare with")
+    read(path)
+
+
 def compared_with(numbers: Sequence[Number], path: Any) -> tuple[list[str], list[str]]:
     """A line for each number that another metrics.json has too, and the warnings where the protocols differ.
 
-    InputError where there is no such file, or none of the numbers in it.
+    InputError where there is none of the numbers in it.
     """
-    if not epath.Path(path).exists():
-        raise InputError(f"there is no {path} to compare with")
     other, lines, warnings = read(path), [], []
     for number in numbers:
         for key, entry in other.get(number.metric, {}).items():
