@@ -6,18 +6,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from features.toy_network import linear_network
 
-from marble import builders, loading, run, vae
+import marble
+from marble import builders, evaluation, loading, run, vae
 from marble.cli.main import main
 from marble.conditioning import Identity
 from marble.config import load_config
 from marble.diffusion import from_curve
 from marble.errors import InputError
+from marble.evaluation import evaluator
 from marble.evaluation.bits import rows_of
 from marble.evaluation.kept import keep
+from marble.evaluation.samples import SampleOptions
 from marble.models import VAE
-from marble.pipelines import DiffusionPipeline, Estimate, ImageSpec, SamplingConfig, VAEPipeline, VAESamplingConfig
-from marble.pipelines import evaluate as evaluation
+from marble.pipelines import (
+    DiffusionPipeline,
+    Estimate,
+    ImageSpec,
+    SamplingConfig,
+    VAEPipeline,
+    VAESamplingConfig,
+    evaluate,
+)
 from marble.sampling import Ancestral
 
 IMAGE = ImageSpec((8, 8, 1), 17)
@@ -51,6 +62,41 @@ def test_the_bound_is_printed_and_kept(trained, capsys):
     train = kept["train[3]"]
     assert (train["variance_type"], train["decoder"], train["flow"]) == ("fixed_small", "tanh", None)
     assert train["probability_flow"] is None and "probability flow" not in capsys.readouterr().out
+
+
+def test_samples_are_those_of_marble_sample_and_judged_by_the_run_s_data(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluator, "open_features", lambda spec, **_: linear_network())
+    (trained / "metrics.json").unlink(missing_ok=True)
+    words = ["--workdir", str(trained), "--num", "6", "--seed", "3", "--steps", "2"]
+    assert main(["evaluate", *words, "--metrics", "fd,bpd", "--noode", "--reference_num", "50"]) == 0
+    assert "FD-linear" in (printed := capsys.readouterr().out) and "the variational bound" in printed
+    kept = json.loads((trained / "metrics.json").read_text())
+    assert set(kept) == {"bpd", "fd"} and "test[6]" in kept["bpd"]
+    stamp = kept["fd"]["FD-linear, digits:train, 6"]["stamp"]
+    of_run = {"steps": 2, "seed": 3, "params": "ema_params", "checkpoint": 2}
+    assert stamp["images"]["sampler"].startswith("Ancestral(")
+    assert of_run.items() <= stamp["images"].items()
+    assert stamp["reference"]["source"] == "digits:train" and stamp["reference"]["num"] == 50
+    drawn = marble.load(str(trained)).sample(6, seed=3, steps=2)
+    np.savez(tmp_path / "drawn.npz", drawn)
+    options = dict(options=evaluation.EvaluationOptions(intervals=False), reference="digits", reference_num=50)
+    found = marble.evaluate(images=str(tmp_path / "drawn.npz"), **options)
+    assert found.numbers[0].stamp.images["hash"] == stamp["images"]["hash"]
+    np.testing.assert_allclose(found.numbers[0].value, kept["fd"]["FD-linear, digits:train, 6"]["value"], rtol=1e-6)
+
+
+def test_samples_are_judged_unrounded_where_the_network_takes_floats(trained, monkeypatch):
+    monkeypatch.setattr(evaluator, "open_features", lambda spec, **_: linear_network(rounding="float"))
+    seen = []
+    whole = evaluator.collect
+
+    def watched(images, *arguments, **options):
+        seen.append(next(images.batches(2)).dtype)
+        return whole(images, *arguments, **options)
+
+    monkeypatch.setattr(evaluator, "collect", watched)
+    marble.evaluate(str(trained), num=4, reference_num=20, sampling=SampleOptions(steps=2))
+    assert seen == [np.float32, np.uint8]
 
 
 def autoencoder():
@@ -100,7 +146,7 @@ def test_an_autoencoder_s_parts_come_before_their_sum(trained, loads, capsys):
 
 
 def test_continuous_time_is_told_in_thousandths_and_without_a_decoder(trained, loads, monkeypatch, capsys):
-    monkeypatch.setattr(evaluation, "CONTINUOUS_POINTS", 20)
+    monkeypatch.setattr(evaluate, "CONTINUOUS_POINTS", 20)
     loads(continuous())
     assert main(["evaluate", "--workdir", str(trained), "--split", "train", "--num", "4", "--noode"]) == 0
     printed = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""marble evaluate on samples and on images, judged by a small network."""
+"""marble evaluate on images that need no model, judged by a small network."""
 
 import json
 import re
@@ -8,23 +8,13 @@ import pytest
 from features.toy_network import linear_network
 
 import marble
-from marble import builders, evaluation, run
+from marble import evaluation
 from marble.cli.evaluate import METRICS, OF_SAMPLES
 from marble.cli.main import main
-from marble.config import load_config
 from marble.evaluation import command, evaluator, judged
 from marble.evaluation.samples import SampleOptions
 
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A workdir of digits:smoke, that is told labels."""
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    config = load_config("digits:smoke")
-    run.run(builders.complete(config), str(workdir))
-    return workdir
 
 
 @pytest.fixture(autouse=True)
@@ -70,39 +60,6 @@ def test_a_number_of_another_protocol_is_not_overwritten_in_silence(folders, cap
     assert "images.num: 5 against 20" in said and "reference.num: 30 against 10" in said
 
 
-def test_samples_are_those_of_marble_sample_and_judged_by_the_run_s_data(trained, tmp_path, capsys):
-    words = ["--workdir", str(trained), "--num", "6", "--seed", "3", "--steps", "2"]
-    assert main(["evaluate", *words, "--metrics", "fd,bpd", "--noode", "--reference_num", "50"]) == 0
-    assert "FD-linear" in (printed := capsys.readouterr().out) and "the variational bound" in printed
-    kept = json.loads((trained / "metrics.json").read_text())
-    assert set(kept) == {"bpd", "fd"} and "test[6]" in kept["bpd"]
-    stamp = kept["fd"]["FD-linear, digits:train, 6"]["stamp"]
-    of_run = {"steps": 2, "seed": 3, "params": "ema_params", "checkpoint": 2}
-    assert stamp["images"]["sampler"].startswith("Ancestral(")
-    assert of_run.items() <= stamp["images"].items()
-    assert stamp["reference"]["source"] == "digits:train" and stamp["reference"]["num"] == 50
-    drawn = marble.load(str(trained)).sample(6, seed=3, steps=2)
-    np.savez(tmp_path / "drawn.npz", drawn)
-    options = dict(options=evaluation.EvaluationOptions(intervals=False), reference="digits", reference_num=50)
-    found = marble.evaluate(images=str(tmp_path / "drawn.npz"), **options)
-    assert found.numbers[0].stamp.images["hash"] == stamp["images"]["hash"]
-    np.testing.assert_allclose(found.numbers[0].value, kept["fd"]["FD-linear, digits:train, 6"]["value"], rtol=1e-6)
-
-
-def test_samples_are_judged_unrounded_where_the_network_takes_floats(trained, monkeypatch):
-    monkeypatch.setattr(evaluator, "open_features", lambda spec, **_: linear_network(rounding="float"))
-    seen = []
-    whole = evaluator.collect
-
-    def watched(images, *arguments, **options):
-        seen.append(next(images.batches(2)).dtype)
-        return whole(images, *arguments, **options)
-
-    monkeypatch.setattr(evaluator, "collect", watched)
-    marble.evaluate(str(trained), num=4, reference_num=20, sampling=SampleOptions(steps=2))
-    assert seen == [np.float32, np.uint8]
-
-
 def test_the_names_of_the_command_are_those_of_the_metrics():
     assert set(METRICS) == {command.BITS, *judged.METRICS}
     assert {"seed", "batch_size", *OF_SAMPLES} == set(SampleOptions.__dataclass_fields__)
@@ -125,8 +82,8 @@ def test_the_names_of_the_command_are_those_of_the_metrics():
         ([], "--workdir is missing"),
     ],
 )
-def test_bad_input_gets_one_line_and_status_2(words, message, folders, trained, capsys):
-    paths = {"A": folders / "a.npz", "B": folders / "b.npz", "W": trained}
+def test_bad_input_gets_one_line_and_status_2(words, message, folders, capsys):
+    paths = {"A": folders / "a.npz", "B": folders / "b.npz", "W": folders}
     assert main(["evaluate", *(str(paths.get(word, word)) for word in words)]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("marble: ")]
 
