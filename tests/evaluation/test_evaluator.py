@@ -128,13 +128,14 @@ def test_statistics_of_another_dimension_are_refused():
         evaluator("fd", reference=small).numbers(of_arrays(IMAGES))
 
 
-def test_neighbours_are_shown_for_what_was_audited():
+def test_the_nearest_to_the_reference_are_shown_of_all():
     judge = evaluator("memorization", reference=IMAGES)
-    near = judge.neighbours(judge.collected(of_arrays(IMAGES[::-1])), num=4)
+    copied = np.concatenate([OTHERS, IMAGES[5:9]])
+    near = judge.neighbours(judge.collected(of_arrays(copied)), num=4)
     assert [found.space for found in near] == ["pixels", "linear"]
     for found in near:
-        np.testing.assert_array_equal(found.generated, IMAGES[::-1][:4])
-        np.testing.assert_array_equal(found.nearest[:, 0], IMAGES[::-1][:4])
+        np.testing.assert_array_equal(found.generated, IMAGES[5:9])
+        np.testing.assert_array_equal(found.nearest[:, 0], IMAGES[5:9])
         assert found.nearest.shape == (4, 3, 8, 8, 3) and not found.distances[:, 0].any()
 
 

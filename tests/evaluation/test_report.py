@@ -1,6 +1,8 @@
 """The report: well-formed, whole in itself, and read by a real browser."""
 
+import base64
 import html.parser
+import io
 import json
 import math
 import re
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from marble.evaluation.curves import Curve, drawn_curve
+from marble.evaluation.curves import MOST_POINTS, RIGHT, TOP, WIDTH, Curve, drawn_curve
 from marble.evaluation.report import Neighbours, Report, curves_of, render, write
 from marble.evaluation.stamp import Number, Stamp
 from marble.metrics import Interval
@@ -20,7 +22,7 @@ CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
 RED, BLUE = (np.full((1, 8, 8, 3), color, np.uint8) for color in ((255, 0, 0), (0, 0, 255)))
-VOID = {"meta", "img", "path", "polyline", "polygon"}
+VOID = {"meta", "img", "path", "polyline", "polygon", "circle"}
 
 
 def number(name, value, num=10, interval=None):
@@ -100,6 +102,34 @@ def test_a_page_of_little_is_a_page(tmp_path):
     assert (tmp_path / "a" / "report.html").read_text() == render(Report("none"))
 
 
+def decoded(page):
+    """The pictures of a page, as arrays."""
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(src.partition(",")[2])))) for src in read(page).loaded]
+
+
+def test_nothing_to_show_and_names_of_any_bytes_are_no_errors():
+    none = np.zeros((0, 8, 8, 3), np.uint8)
+    empty = Report("a\udcffb", images=none, neighbours=[Neighbours("pixels", none, none[:, None], np.zeros((0, 1)))])
+    assert not read(render(empty)).loaded and "a\\udcffb" in render(empty)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_large_images_are_means_of_their_pixels(channels):
+    board = (np.indices((512, 512)).sum(0) % 2 * 200).astype(np.uint8)  # a chessboard of pixels, whose mean is 100
+    page = render(Report("x", images=np.repeat(board[None, ..., None], channels, axis=-1)))
+    (picture,) = decoded(page)
+    assert picture.shape[:2] == (128, 128) and (picture == 100).all()
+    assert 'class="pixels"' not in page and 'class="pixels"' in render(REPORT)
+
+
+def test_neighbours_are_shown_nearest_first_with_their_distances():
+    judged = np.concatenate([RED, BLUE])
+    near = Neighbours("pixels", judged, judged[:, None], np.array([[0.75], [0.25]]))
+    page = render(Report("x", neighbours=[near]))
+    assert [tuple(picture[0, 0]) for picture in decoded(page)] == [(0, 0, 255), (255, 0, 0)]
+    assert page.index("0.25") < page.index("0.75")
+
+
 def points_of(svg):
     (line,) = re.findall(r'<polyline.*?points="(.*?)"', svg)
     return [tuple(map(float, point.split(","))) for point in line.split()]
@@ -118,10 +148,29 @@ def test_curves_go_through_their_points_and_pass_over_what_is_not_finite():
     read(drawn_curve(Curve("level", range(5000), [7.0] * 5000)))
 
 
+def test_a_long_line_keeps_its_end_and_a_single_point_is_seen():
+    long = points_of(drawn_curve(Curve("x", range(5000), range(5000))))
+    assert len(long) <= MOST_POINTS + 1 and long[-1] == (WIDTH - RIGHT, TOP)
+    assert drawn_curve(Curve("x", (5,), (7.0,))).count("<circle") == 1
+    assert "<circle" not in drawn_curve(Curve("x", range(5000), range(5000)))
+
+
+def test_a_band_lies_where_its_line_is():
+    svg = drawn_curve(Curve("x", (0, 1, 2), (math.nan, 1.0, 2.0), (1.0, 0.0, 1.0), (3.0, 2.0, 3.0)))
+    (band,) = re.findall(r'<polygon.*?points="(.*?)"', svg)
+    xs = [float(point.split(",")[0]) for point in band.split()]
+    assert len(xs) == 4 and min(xs) >= points_of(svg)[0][0]
+
+
 def test_curves_are_what_a_run_logged(tmp_path):
     assert curves_of(str(tmp_path)) == []
-    lines = [{"step": 5, "loss": 2.0}, {"step": 10, "loss": 1.0, "FD": 9.0, "grad_norm": None}, {"step": 20, "FD": 8}]
-    (tmp_path / "metrics.jsonl").write_text("\n".join([*map(json.dumps, lines), '{"step": 3, "lo']))
+    lines = [
+        {"step": 5, "loss": 2.0, "step_seconds": 1.0},
+        {"step": 10, "loss": 1.0, "FD": 9.0, "grad_norm": None},
+        {"step": 20, "FD": 8},
+    ]
+    damaged = b'\xff\xfe\n[1]\n3\n{"step": 3, "lo'
+    (tmp_path / "metrics.jsonl").write_bytes("".join(f"{json.dumps(line)}\n" for line in lines).encode() + damaged)
     assert curves_of(str(tmp_path)) == [Curve("loss", (5, 10), (2.0, 1.0)), Curve("FD", (10, 20), (9.0, 8.0))]
 
 

@@ -10,6 +10,8 @@ LEFT, RIGHT, TOP, BOTTOM = 70, 15, 30, 35
 """Margins, for the numbers at the axes and the name."""
 MOST_POINTS = 1000
 """Of a line: a page of a long run stays small."""
+MOST_DOTS = 50
+"""A line of no more points has a dot at each: what is measured now and then, which may be once."""
 DECADES = 100.0
 """A line whose largest number is so many times its least is drawn over a logarithmic axis."""
 
@@ -37,13 +39,15 @@ def drawn_curve(curve: Curve) -> str:
     name = html.escape(curve.name)
     if not points:
         return f"<figcaption>{name}: no finite number</figcaption>"
-    points = points[:: -(-len(points) // MOST_POINTS)] if len(points) > MOST_POINTS else points
+    points = points[:-1][:: -(-len(points) // MOST_POINTS)] + points[-1:]
     ys = [y for _, y in points]
     ys += [bound for bounds in (curve.low, curve.high) for bound in bounds or () if math.isfinite(bound)]
     is_log = min(ys) > 0 and max(ys) / min(ys) > DECADES
     across, up = _scale([x for x, _ in points], False), _scale(ys, is_log)
     place = lambda x, y: (LEFT + across(x) * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up(y) * (HEIGHT - TOP - BOTTOM))  # noqa: E731
-    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in (place(*point) for point in points))
+    placed = [place(*point) for point in points]
+    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in placed)
+    dots = placed if len(placed) <= MOST_DOTS else []
     told = f"{name}{', logarithmic' if is_log else ''}"
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{told} over {html.escape(curve.across)}">',
@@ -51,6 +55,7 @@ def drawn_curve(curve: Curve) -> str:
         *_axes([x for x, _ in points], ys, place, html.escape(curve.across)),
         *_band(curve, place),
         f'<polyline fill="none" stroke="#2a7ae2" stroke-width="1.5" points="{line}"/>',
+        *(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="#2a7ae2"/>' for a, b in dots),
         "</svg>",
     ]
     return "\n".join(parts)
@@ -75,7 +80,8 @@ def _axes(xs: Sequence[float], ys: Sequence[float], place: Place, across: str) -
 def _band(curve: Curve, place: Place) -> Iterator[str]:
     if curve.low is None or curve.high is None:
         return
-    there = [row for row in zip(curve.x, curve.low, curve.high, strict=True) if all(map(math.isfinite, row))]
+    rows = zip(curve.x, curve.low, curve.high, curve.y, strict=True)
+    there = [(x, low, high) for x, low, high, y in rows if all(map(math.isfinite, (x, low, high, y)))]
     edge = [place(x, high) for x, _, high in there] + [place(x, low) for x, low, _ in reversed(there)]
     joined = " ".join(f"{a:.1f},{b:.1f}" for a, b in edge)
     yield f'<polygon fill="#2a7ae2" fill-opacity=".2" points="{joined}"/>'

@@ -146,17 +146,19 @@ class Evaluator:
         write_statistics(path, gaussians, features=network.described, images=self.reference.described)
 
     def neighbours(self, own: Collected, num: int = 16, k: int = 3) -> list[Neighbours]:
-        """The nearest images of the reference to the first num, in each space that was audited."""
+        """The nearest images of the reference to those num that have one nearest, in each space that was audited."""
         found = []
         for name, metric, network in self.plan:
             if name == "memorization":
                 (layer,) = metric.layers
                 key = key_of(network, layer)
-                near = nearest_rows(own.rows[key][:num], self.reference.rows[key], k=min(k, self.reference.images.num))
-                pictures = as_uint8(self.reference.rows[PIXELS][near.indices.reshape(-1)])
-                shaped = pictures.reshape(*near.indices.shape, *pictures.shape[1:])
+                near = nearest_rows(own.rows[key], self.reference.rows[key], k=min(k, self.reference.images.num))
+                closest = np.argsort(near.distances[:, 0], kind="stable")[:num]
+                indices = near.indices[closest]
+                pictures = as_uint8(self.reference.rows[PIXELS][indices.reshape(-1)])
+                shaped = pictures.reshape(*indices.shape, *pictures.shape[1:])
                 space = PIXELS if network is None else network.name
-                found.append(Neighbours(space, own.shown[:num], shaped, near.distances))
+                found.append(Neighbours(space, as_uint8(own.rows[PIXELS][closest]), shaped, near.distances[closest]))
         return found
 
     def _collected(self, images: ImageSet, *, of_reference: bool) -> Collected:

@@ -20,12 +20,15 @@ from marble.evaluation.curves import Curve, drawn_curve
 from marble.evaluation.stamp import Number
 from marble.pipelines.pictures import grid
 from marble.storage import replace_text
+from marble.training.logging import TIMING_FIELDS
 
 LOG = "metrics.jsonl"
 COLUMNS = 8
 """Images side by side."""
 SHOWN_WIDTH = 560
 """Pixels on the page that COLUMNS small images are enlarged to."""
+LARGEST = 128
+"""Pixels: larger images are made smaller, or 64 of 256 x 256 would make a page of 28 MB."""
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
@@ -33,8 +36,9 @@ h1 { font-size: 1.6rem; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margi
 table { border-collapse: collapse; width: 100%; } .wide { overflow-x: auto; }
 th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
-.stamp td { overflow-wrap: anywhere; } details { margin: .5rem 0; } summary { cursor: pointer; }
-img.pixels { image-rendering: pixelated; max-width: 100%; height: auto; background: #fff; }
+.stamp td:last-child, td.name { overflow-wrap: anywhere; } td.name { min-width: 8rem; } td img { min-width: 11rem; }
+details { margin: .5rem 0; } summary { cursor: pointer; }
+img { max-width: 100%; height: auto; background: #fff; } img.pixels { image-rendering: pixelated; }
 .warning { border-left: .3rem solid #c60; padding: .2rem .8rem; background: var(--soft); overflow-wrap: anywhere; }
 .side { display: flex; flex-wrap: wrap; gap: 1.5rem; } figure { margin: 0 0 1rem; } figcaption { font-size: .9rem; }
 svg { width: 100%; max-width: 40rem; height: auto; } svg text { fill: currentColor; font: 12px system-ui, sans-serif; }
@@ -83,27 +87,28 @@ def render(report: Report) -> str:
     """The page."""
     title = html.escape(report.title)
     body = "\n".join(_sections(report))
-    return (
+    page = (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{body}\n</body>\n</html>\n"
     )
+    return page.encode(errors="backslashreplace").decode()  # a folder's name need not be UTF-8
 
 
 def curves_of(workdir: str) -> list[Curve]:
-    """What a run logged, a curve a name; [] where it logged nothing. Lines that are damaged are passed over."""
+    """What a run logged but its speed, a curve a name; [] where it logged nothing. Damaged lines are passed over."""
     path = epath.Path(workdir) / LOG
     found: dict[str, list[tuple[float, float]]] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             values = json.loads(line)
             step = float(values["step"])
         except (ValueError, TypeError, KeyError):
             continue
         for name, value in values.items():
-            if name != "step" and isinstance(value, int | float):
+            if name not in ("step", *TIMING_FIELDS) and isinstance(value, int | float):
                 found.setdefault(name, []).append((step, float(value)))
-    return [Curve(name, *map(tuple, zip(*points, strict=True))) for name, points in found.items() if len(points) > 1]
+    return [Curve(name, *map(tuple, zip(*points, strict=True))) for name, points in found.items()]
 
 
 def _sections(report: Report) -> Iterator[str]:
@@ -116,13 +121,13 @@ def _sections(report: Report) -> Iterator[str]:
         yield from _stamps(report.numbers)
     for heading, text in report.tables.items():
         yield f'<h2>{html.escape(heading)}</h2>\n<div class="wide"><pre>{html.escape(text)}</pre></div>'
-    if report.images is not None:
+    if report.images is not None and len(report.images):
         yield '<h2>Images</h2>\n<div class="side">'
         yield _grid(report.images, "judged")
-        if report.reference is not None:
+        if report.reference is not None and len(report.reference):
             yield _grid(report.reference, "of the reference")
         yield "</div>"
-    for near in report.neighbours:
+    for near in (near for near in report.neighbours if near.nearest.size):
         yield f"<h2>Nearest of the reference, by {html.escape(near.space)}</h2>"
         yield _neighbours(near)
     if report.curves:
@@ -136,10 +141,10 @@ def _numbers(numbers: Sequence[Number]) -> str:
         interval = "" if number.interval is None else f"{shown(number.interval.low)} to {shown(number.interval.high)}"
         by = number.stamp.reference.get("source", "")
         cells = [number.name, shown(number.value), interval, number.stamp.images.get("num", ""), by]
-        first, *others = (html.escape(str(cell)) for cell in cells)
+        first, *others, last = (html.escape(str(cell)) for cell in cells)
         columns = "".join(f'<td class="number">{cell}</td>' for cell in others)
-        rows.append(f'<tr><th scope="row">{first}</th>{columns}</tr>')
-    return _table(("", "value", "95 % interval", "images", "judged by"), rows)
+        rows.append(f'<tr><th scope="row">{first}</th>{columns}<td class="name">{last}</td></tr>')
+    return _table(("metric", "value", "95 % interval", "images", "judged by"), rows)
 
 
 def _stamps(numbers: Sequence[Number]) -> Iterator[str]:
@@ -174,31 +179,46 @@ def _table(headings: Sequence[str], lines: Sequence[str], kind: str = "") -> str
 
 
 def _neighbours(near: Neighbours) -> str:
-    """A judged image a row, and its neighbours after it."""
+    """A judged image a row, with its neighbours and how far they are; first what lies nearest: copies are there."""
     rows = np.concatenate([near.generated[:, None], near.nearest], axis=1)  # [n 1+k h w c]
-    picture = grid(rows.reshape(-1, *rows.shape[2:]), rows.shape[1])
-    caption = (
-        f"In each row a judged image, then the {near.nearest.shape[1]} nearest of the reference; the nearest lie at "
-        f"{shown(near.distances[:, 0].min())} to {shown(near.distances[:, 0].max())}"
-    )
-    return _figure(picture, caption, rows.shape[3])
+    lines = [
+        f"<tr><td>{_image(rows[i], len(rows[i]), 'A judged image, then its nearest of the reference')}</td>"
+        f"<td>{', '.join(map(shown, near.distances[i]))}</td></tr>"
+        for i in np.argsort(near.distances[:, 0])
+    ]
+    return _table((f"judged, then its {near.nearest.shape[1]} nearest", "distances"), lines)
 
 
 def _grid(images: np.ndarray, which: str) -> str:
-    return _figure(grid(images, min(COLUMNS, len(images))), f"The first {len(images)} {which}", images.shape[2])
+    caption = f"The first {len(images)} {which}"
+    return f"<figure>{_image(images, min(COLUMNS, len(images)), caption)}<figcaption>{caption}</figcaption></figure>"
 
 
-def _figure(picture: np.ndarray, caption: str, width: int) -> str:
-    """A grid of images that are so wide."""
-    enlarged = picture.shape[1] * max(1, SHOWN_WIDTH // (COLUMNS * width))
-    told = html.escape(caption)
-    image = f'<img class="pixels" width="{enlarged}" alt="{told}" src="data:image/png;base64,{_png(picture)}">'
-    return f"<figure>{image}<figcaption>{told}</figcaption></figure>"
+def _image(images: np.ndarray, columns: int, told: str) -> str:
+    """uint8 images [n h w c] side by side: small ones larger, pixel by pixel, and large ones smaller."""
+    images = _smaller(images)
+    picture = grid(images, columns)
+    scale = max(1, SHOWN_WIDTH // (COLUMNS * images.shape[2]))
+    kind = ' class="pixels"' if scale > 1 else ""
+    source = f"data:image/png;base64,{_png(picture)}"
+    return f'<img{kind} width="{picture.shape[1] * scale}" alt="{html.escape(told)}" src="{source}">'
+
+
+def _smaller(images: np.ndarray) -> np.ndarray:
+    """Images [n h w c] of at most LARGEST pixels a side."""
+    factor = -(-max(images.shape[1:3]) // LARGEST)
+    if factor == 1:
+        return images
+    return np.stack([np.atleast_3d(np.asarray(_picture(image).reduce(factor))) for image in images])
+
+
+def _picture(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 def _png(picture: np.ndarray) -> str:
     file = io.BytesIO()
-    Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(file, "PNG")
+    _picture(picture).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
