@@ -4,8 +4,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import published
 import pytest
+import small_pipelines
 from PIL import Image
 from processes import assert_same_run
 
@@ -29,12 +29,12 @@ TEXT = dict(text=["a red fox", "a cat"], steps=3, seed=1, as_float=True)
 def checkpoint_and_images(tmp_path_factory):
     """A small Stable Diffusion, and a folder of images in which a folder's name is their text."""
     folder = tmp_path_factory.mktemp("published")
-    published.stable_diffusion(folder / "sd")
+    small_pipelines.stable_diffusion(folder / "sd")
     draw = np.random.default_rng(0)
     for name in ("a red fox", "a cat"):
         (folder / "images" / name).mkdir(parents=True)
         for i in range(8):
-            pixels = draw.integers(0, 255, (8, 8, 3), np.uint8)
+            pixels = draw.integers(0, 255, (16, 16, 3), np.uint8)
             Image.fromarray(pixels).save(folder / "images" / name / f"{i}.png")
     return folder
 
@@ -99,9 +99,9 @@ def test_the_whole_network_is_trained_and_nothing_else(checkpoint_and_images):
     assert set(before) == set(after)
     assert all(np.abs(after[path] - before[path]).max() < 0.02 for path in before)  # one step of Adam
     assert np.mean([not np.array_equal(after[path], before[path]) for path in before]) > 0.9
-    pipe, published_pipe = loading.load(workdir), loading.load(str(checkpoint_and_images / "sd"))
+    pipe, base_pipe = loading.load(workdir), loading.load(str(checkpoint_and_images / "sd"))
     for part in ("codec", "conditioner"):
-        same = jax.tree.map(np.array_equal, getattr(pipe, part).params, getattr(published_pipe, part).params)
+        same = jax.tree.map(np.array_equal, getattr(pipe, part).params, getattr(base_pipe, part).params)
         assert jax.tree.all(same)
 
 

@@ -5,7 +5,8 @@ import json
 import jax
 import numpy as np
 import pytest
-import small_stable_diffusion as small
+import small_networks
+import vocabularies
 
 from marble import builders, checkpoint, run
 from marble.errors import InputError
@@ -31,13 +32,16 @@ MODELS = {
 def parts(tmp_path_factory):
     """The folders of what is frozen."""
     folder = tmp_path_factory.mktemp("parts")
-    return {
-        "vae": small.autoencoder(folder / "vae", image_channels=1),
-        "clip": small.clip_text(folder / "clip"),
-        "clip_words": small.tokenizer(folder / "clip_words"),
-        "bert": small.bert_text(folder / "bert"),
-        "bert_words": small.bert_tokenizer(folder / "bert_words"),
+    networks = {
+        "vae": small_networks.autoencoder(image_channels=1),
+        "clip": small_networks.clip_text(),
+        "bert": small_networks.bert_text(),
     }
+    for name, network in networks.items():
+        small_networks.write(folder / name, network)
+    small_networks.write_tokenizer(folder / "clip_words")
+    vocabularies.write_bert(folder / "bert_words")
+    return {path.name: str(path) for path in folder.iterdir()}
 
 
 def config_of(parts, kind, *, encoder="clip", num_steps=4, **sections):

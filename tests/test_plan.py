@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_checkpoint
+import small_networks
+import small_pipelines
 
 from marble import builders, plan
 from marble import planned as planned_module
@@ -245,13 +246,17 @@ def test_the_log_tells_how_long_it_takes(monkeypatch, caplog):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return small_checkpoint.write(tmp_path_factory.mktemp("published"))
+    return small_pipelines.stable_diffusion(tmp_path_factory.mktemp("published") / "sd")
 
 
 def size_in(folder):
     """The numbers of a file of weights, as its header says."""
     (path,) = folder.glob("*.safetensors")
     return sum(math.prod(tensor.shape) for tensor in files.read(path).values())
+
+
+def sizes_in(checkpoint):
+    return {name: size_in(checkpoint / name) for name in ("unet", "vae", "text_encoder")}
 
 
 def planned_workdir(workdir, **options):
@@ -264,7 +269,7 @@ def remembered(folder, checkpoint, **sections):
     config.conditioner, config.codec = "text", "autoencoder"
     config.text = {"encoders": (f"{checkpoint}/text_encoder",), "tokenizers": (f"{checkpoint}/tokenizer",)}
     config.autoencoder = {"path": f"{checkpoint}/vae"}
-    config.model = {"name": "conditional_unet", **small_checkpoint.LEVELS, **small_checkpoint.WITH_TEXT}
+    config.model = {"name": "conditional_unet", **small_networks.WITH_TEXT}
     config.diffusion.beta_schedule = "scaled_linear"
     config.update(sections)
     facts = workdirs.DataFacts(ImageSpec((16, 16, 3), 256), {"train": 64}, "content:0", ("cat", "dog"))
@@ -275,7 +280,7 @@ def remembered(folder, checkpoint, **sections):
 def test_a_checkpoint_s_sampler_is_planned_and_no_weights_are_read(checkpoint, monkeypatch):
     fake(monkeypatch, SMALL)
     monkeypatch.setattr("marble.convert.unread.params_of_part", None)
-    sizes = {name: size_in(checkpoint / name) for name in small_checkpoint.PARTS}
+    sizes = sizes_in(checkpoint)
     for size, options in {4: {"batch_size": 9}, 2: {"dtype": "bfloat16"}}.items():
         made = planned_workdir(checkpoint, **options).to_dict()
         assert "train" not in made and made["parameters"] == sizes["unet"]
@@ -293,7 +298,7 @@ def test_the_sampler_of_a_checkpoint_is_counted_by_what_is_done_once_and_in_a_st
     found = planned_workdir(checkpoint, batch_size=8).to_dict()["sample"]
     pipe = load(str(checkpoint))
     x, t = jnp.zeros((8, *pipe.codec.spec.shape)), jnp.zeros(8, jnp.int32)
-    context = {"text": jnp.zeros((8, small_checkpoint.TEXT.max_length, 12))}
+    context = {"text": jnp.zeros((8, small_networks.MAX_LENGTH, small_networks.UNET.text_channels))}
     network, decoder, encoder = (
         products(jax.make_jaxpr(function)(*arguments).jaxpr)
         for function, *arguments in (
@@ -347,7 +352,7 @@ def changed(config, section, **values):
 def test_adapters_are_few_and_what_they_adapt_is_frozen(checkpoint, tmp_path, monkeypatch):
     fake(monkeypatch, SMALL)
     made = planned_workdir(remembered(tmp_path, checkpoint, lora={"rank": 2}, init_from=str(checkpoint))).to_dict()
-    sizes = {name: size_in(checkpoint / name) for name in small_checkpoint.PARTS}
+    sizes = sizes_in(checkpoint)
     assert made["parameters"] < sizes["unet"] / 10
     assert made["train"]["memory"]["frozen"] == 4 * sum(sizes.values())
     assert made["sample"]["memory"]["parameters"] == 4 * sizes["unet"]

@@ -100,12 +100,15 @@ def recall(workdir: str) -> tuple[dict[str, Any], DataFacts]:
     path = config_path(workdir)
     try:
         kept = json.loads(path.read_text())
+        if "data" not in kept and {"architectures", "model_type", "_class_name"} & set(kept):
+            raise FileNotFoundError
         data = kept["data"]
         image = ImageSpec(shape=tuple(data["image"]["shape"]), levels=data["image"]["levels"])
         names = data.get("class_names")
         facts = DataFacts(image, dict(data["splits"]), data["originals"], None if names is None else tuple(names))
         return dict(kept["config"]), facts
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{workdir} is not the workdir of a run: it has no config.json") from error
+        found = "its config.json is of a network of another library" if path.exists() else "it has no config.json"
+        raise InputError(f"{workdir} is not the workdir of a run: {found}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}): restore it, or use another workdir") from error

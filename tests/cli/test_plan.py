@@ -3,8 +3,10 @@
 import importlib.util
 import json
 
+import jax
 import pytest
-import small_checkpoint
+import small_networks
+import small_pipelines
 from processes import marble
 
 from marble import plan, planned
@@ -38,7 +40,7 @@ def test_the_table(fake, capsys):
 
 def test_the_table_of_a_checkpoint(fake, tmp_path, capsys):
     fake(SMALL)
-    folder = str(small_checkpoint.write(tmp_path))
+    folder = str(small_pipelines.stable_diffusion(tmp_path / "sd"))
     assert main(["plan", "--workdir", folder, "--dtype", "bfloat16", "--batch_size", "16"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{folder} on this machine (8 x cpu): ")
@@ -46,7 +48,9 @@ def test_the_table_of_a_checkpoint(fake, tmp_path, capsys):
     cells = {line[:34].strip(): line[34:].split("  ") for line in lines[2:]}
     cells = {label: [cell.strip() for cell in row if cell] for label, row in cells.items()}
     assert lines[2].strip() == "sampler" and cells["images a call"] == ["16"] and cells["steps"] == ["50"]
-    assert cells["frozen ones beside them"] == ["0.1 MiB"] and "once, all images" in cells
+    frozen = [small_networks.autoencoder(), small_networks.clip_text()]
+    size = sum(2 * leaf.size for network in frozen for leaf in jax.tree.leaves(network.shapes()))
+    assert cells["frozen ones beside them"] == [f"{size / 2**20:.1f} MiB"] and "once, all images" in cells
     assert main(["plan", "--workdir", folder, "--config.sampling.num_steps=7", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["workdir"] == folder and "config" not in printed and printed["sample"]["steps"] == 7

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import small_stable_diffusion as small
+import small_pipelines
 from PIL import Image
 
 from marble import loading
@@ -13,12 +13,12 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return small.stable_diffusion(tmp_path_factory.mktemp("small") / "sd")
+    return str(small_pipelines.stable_diffusion(tmp_path_factory.mktemp("small") / "sd"))
 
 
 @pytest.fixture(scope="module")
 def pipe(folder):
-    return small.opened(folder)
+    return small_pipelines.opened(folder)
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_stable_diffusion as small
+import small_networks
+import vocabularies
 
 from marble.conditioning import Text
 from marble.errors import InputError
@@ -16,16 +17,19 @@ from marble.typing import ImageSpec
 KEY = jax.random.key(3, impl="threefry2x32")
 IMAGE = ImageSpec((16, 16, 3), levels=256)
 NAMES = ("cat", "dogs")
-XL = small.UNET.clone(text_channels=24, pooled_channels=6)
+UNET, XL = small_networks.UNET, small_networks.UNET_XL
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
     """The section ``text`` for each kind of encoders."""
     folder = tmp_path_factory.mktemp("parts")
-    clip, second = small.clip_text(folder / "clip"), small.clip_text(folder / "second", projection=6, seed=1)
-    of_clip, of_bert = small.tokenizer(folder / "words"), small.bert_tokenizer(folder / "bert_words")
-    bert = small.bert_text(folder / "bert")
+    networks = [small_networks.clip_text(), small_networks.clip_text(projection=6), small_networks.bert_text()]
+    clip, second, bert = (
+        str(small_networks.write(folder / str(seed), network, seed=seed)) for seed, network in enumerate(networks)
+    )
+    of_clip = str(small_networks.write_tokenizer(folder / "words"))
+    of_bert = str(vocabularies.write_bert(folder / "bert_words"))
     return {
         "clip": {"encoders": [clip], "tokenizers": [of_clip]},
         "bert": {"encoders": [bert], "tokenizers": [of_bert]},
@@ -33,7 +37,7 @@ def words(tmp_path_factory):
     }
 
 
-def built(words, model=small.UNET, class_names=NAMES, **more):
+def built(words, model=UNET, class_names=NAMES, **more):
     reading = Reading({"text": {**words, **more}}, merged(Text.sections))
     return Text.build(reading, model, class_names, IMAGE)
 
@@ -89,8 +93,8 @@ def test_padding_says_nothing_to_bert(words):
     # The states there could be anything.
     anything = jnp.where(told["text_mask"][..., None], told["text"], 1e3)
     x_t = jax.random.normal(KEY, (2, 8, 8, 4))
-    params = small.random_like(jax.eval_shape(small.UNET.init, KEY, x_t, jnp.zeros(2), dict(told))["params"])
-    network = jax.jit(lambda context: small.UNET.apply({"params": params}, x_t, jnp.full(2, 500), context))
+    params = small_networks.random_params(jax.eval_shape(UNET.init, KEY, x_t, jnp.zeros(2), dict(told))["params"])
+    network = jax.jit(lambda context: UNET.apply({"params": params}, x_t, jnp.full(2, 500), context))
     expected = network(dict(told))
     np.testing.assert_allclose(network({**told, "text": anything}), expected, atol=1e-5)
     assert np.abs(network({"text": anything}) - expected).max() > 1e-3
@@ -102,7 +106,7 @@ def test_padding_says_nothing_to_bert(words):
 def test_two_encoders_and_sizes(words):
     text = built(words["xl"], XL, zero_null=True)
     told = told_of(text, ["a cat", "dogs"])
-    assert told["text"].shape == (2, small.WORDS, 24) and told["pooled_text"].shape == (2, 6)
+    assert told["text"].shape == (2, small_networks.MAX_LENGTH, 24) and told["pooled_text"].shape == (2, 6)
     np.testing.assert_array_equal(told["size"], [[16, 16, 0, 0, 16, 16]] * 2)
     # No negative text is told as zeros, an empty one as what it is.
     rows = text.of_request(2, {"text": "a cat"}, IMAGE._replace(shape=(8, 24, 3)))
@@ -129,10 +133,10 @@ def test_zeros_for_no_text_leave_its_mask(words):
             "model.pooled_channels=6 is of a text's vector, and",
         ),
         ("xl", XL.clone(pooled_channels=5), {}, "text.encoders have one of 6 channels"),
-        ("xl", small.UNET, {}, "text.encoders have 24 channels in all, and model.text_channels=12: set that"),
-        ("clip", small.UNET, {"max_length": 13}, "text.max_length=13 for encoders of at most 12 tokens"),
-        ("clip", small.UNET, {"max_length": 1}, "set it to between 2 and 12"),
-        ("clip", small.UNET, {"text_dropout": 1.5}, "text.text_dropout=1.5 must be between 0 and 1"),
+        ("xl", UNET, {}, "text.encoders have 24 channels in all, and model.text_channels=12: set that"),
+        ("clip", UNET, {"max_length": 13}, "text.max_length=13 for encoders of at most 12 tokens"),
+        ("clip", UNET, {"max_length": 1}, "set it to between 2 and 12"),
+        ("clip", UNET, {"text_dropout": 1.5}, "text.text_dropout=1.5 must be between 0 and 1"),
     ],
 )
 def test_what_does_not_go_together(words, kind, model, more, message):

@@ -1,33 +1,20 @@
 """Small text-to-image folders as diffusers makes them, with random weights and a tokenizer of a few words."""
 
-import json
 from pathlib import Path
 
 import diffusers
 import peer
 import torch
 import transformers
-
-WORDS = ["a", "red", "fox", "blurry", "cat", "on", "the", "moon"]
+import vocabularies
+from small_unet import SMALL
 
 
 def write_tokenizer(folder):
-    """CLIP's files: symbols of one byte, with and without the end of a word, and merges that make WORDS."""
-    folder.mkdir(parents=True)
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
-    merges = []
-    for word in WORDS:
-        symbols = [*word[:-1], word[-1] + "</w>"]
-        while len(symbols) > 1:
-            merges.append(f"{symbols[0]} {symbols[1]}")
-            symbols = [symbols[0] + symbols[1], *symbols[2:]]
-            vocabulary.append(symbols[0])
-    vocabulary = [*dict.fromkeys(vocabulary), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *dict.fromkeys(merges)]) + "\n")
+    """CLIP's, for texts of 16 tokens."""
+    vocabularies.write_clip(folder)
     return transformers.CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), pad_token="<|endoftext|>", model_max_length=16
+        str(folder / "vocab.json"), str(folder / "merges.txt"), pad_token=vocabularies.END, model_max_length=16
     )
 
 
@@ -62,18 +49,8 @@ def autoencoder():
 
 
 def unet(**changes):
-    config = dict(
-        sample_size=8,
-        block_out_channels=(16, 32),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=8,
-        cross_attention_dim=20,
-        attention_head_dim=2,
-    )
     torch.manual_seed(1)
-    made = peer.shaken(diffusers.UNet2DConditionModel(**config | changes), size=0.02)
+    made = peer.shaken(diffusers.UNet2DConditionModel(**SMALL | changes), size=0.02)
     with torch.no_grad():  # of a fresh network a text changes next to nothing
         for name, weight in made.named_parameters():
             weight.mul_(4 if "attn2.to_" in name else 1)

@@ -18,7 +18,7 @@ diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from convert import pipeline_folders  # noqa: E402
-from convert.test_ddpm_parity import PAPER_S, as_original, config, drawn  # noqa: E402
+from convert.ddpm_pair import PAPER_S, as_original, config, drawn  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
@@ -45,9 +45,7 @@ PROMPT = dict(prompt="a red fox", negative_prompt="blurry", guidance_scale=4.0)
     [
         (lambda folder: pipeline_folders.stable_diffusion(folder, ends_clean()), "StableDiffusionPipeline"),
         (
-            lambda folder: pipeline_folders.stable_diffusion(
-                folder, ends_clean(), cross_attention_dim=20, use_linear_projection=True
-            ),
+            lambda folder: pipeline_folders.stable_diffusion(folder, ends_clean(), use_linear_projection=True),
             "StableDiffusionPipeline",
         ),
         (pipeline_folders.stable_diffusion_xl, "StableDiffusionXLPipeline"),

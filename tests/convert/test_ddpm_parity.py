@@ -1,11 +1,12 @@
 """DDPM's U-Net beside diffusers' UNet2DModel with the same weights, and its files there and back."""
 
-import re
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from convert.ddpm_pair import PAPER_S, arrays, as_original, config, drawn
 
 from marble.convert import ddpm
 from marble.convert.names import params_of, tensors_of
@@ -18,21 +19,6 @@ diffusers = pytest.importorskip("diffusers")
 
 pytestmark = pytest.mark.parity
 
-PAPER_S = dict(norm_eps=1e-6, freq_shift=1, flip_sin_to_cos=False, downsample_padding=0)
-"""What differs between DDPM and diffusers' defaults."""
-
-
-def config(size, widths, attends, layers, **more):
-    return dict(
-        sample_size=size,
-        block_out_channels=widths,
-        layers_per_block=layers,
-        down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attends),
-        up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)),
-        **more,
-    )
-
-
 CONFIGS = {
     "two heads": config(16, (16, 32, 32), (0, 1, 0), 2, attention_head_dim=16, norm_num_groups=8, **PAPER_S),
     "digits": config(8, (24, 48), (0, 1), 1, attention_head_dim=None, norm_num_groups=8, **PAPER_S),
@@ -43,36 +29,26 @@ CONFIGS = {
 }
 
 
-def drawn(module, seed=0):
-    """The module with every weight drawn anew, so that what starts at 0 or at 1 matters too."""
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in module.named_parameters():
-            fan = weight[0].numel() if weight.ndim > 1 else 25
-            is_scale = weight.ndim == 1 and "norm" in name and name.endswith("weight")
-            weight.copy_(torch.randn_like(weight) / fan**0.5 + is_scale)
-    return module.eval()
-
-
-def arrays(module):
-    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-
-
 def shapes_of(model, size, in_channels):
     x_t = jnp.zeros((1, size, size, in_channels))
     return jax.eval_shape(model.init, jax.random.key(0), x_t, jnp.zeros(1))["params"]
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
-def pair(request):
-    """(their module, our model, our parameters of their weights, x_t, t, labels)."""
-    theirs = drawn(diffusers.UNet2DModel(**CONFIGS[request.param]))
-    ours = ddpm.model_of(theirs.config)
-    size, channels = theirs.config.sample_size, theirs.config.in_channels
-    params = params_of(ddpm.table(ours, size), held(arrays(theirs)), shapes_of(ours, size, channels))
-    x_t = np.random.default_rng(0).standard_normal((2, size, size, channels), np.float32)
-    labels = np.array([6, 2]) if theirs.config.num_class_embeds else None
-    return theirs, ours, params, x_t, np.array([3, 871]), labels
+@pytest.fixture(scope="module")
+def pair_of():
+    """pair_of(name): (their module, our model, our parameters of their weights, x_t, t, labels), made once."""
+
+    @functools.cache
+    def made(name):
+        theirs = drawn(diffusers.UNet2DModel(**CONFIGS[name]))
+        ours = ddpm.model_of(theirs.config)
+        size, channels = theirs.config.sample_size, theirs.config.in_channels
+        params = params_of(ddpm.table(ours, size), held(arrays(theirs)), shapes_of(ours, size, channels))
+        x_t = np.random.default_rng(0).standard_normal((2, size, size, channels), np.float32)
+        labels = np.array([6, 2]) if theirs.config.num_class_embeds else None
+        return theirs, ours, params, x_t, np.array([3, 871]), labels
+
+    return made
 
 
 def their_answer(theirs, x_t, t, labels, **options):
@@ -91,18 +67,19 @@ def error(answer, expected):
     return np.abs(np.asarray(answer) - np.asarray(expected)).max() / np.abs(np.asarray(expected)).max()
 
 
-def test_the_same_weights_give_the_same_answer(pair):
-    theirs, ours, params, x_t, t, labels = pair
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_same_weights_give_the_same_answer(pair_of, name):
+    theirs, ours, params, x_t, t, labels = pair_of(name)
     with torch.no_grad():
         expected = their_answer(theirs, x_t, t, labels)[0].numpy()
     answer = jax.jit(ours.apply)({"params": params}, x_t, t, context(labels))
     assert error(answer, expected) < 1e-4
 
 
-def test_the_same_weights_give_the_same_gradients(pair):
-    theirs, ours, params, x_t, t, labels = pair
-    if theirs.config.norm_eps == 1e-6 and theirs.config.sample_size > 8:
-        pytest.skip("the same layers as the others'")
+# The layers of the others are among these.
+@pytest.mark.parametrize("name", ["digits", "diffusers", "labels"])
+def test_the_same_weights_give_the_same_gradients(pair_of, name):
+    theirs, ours, params, x_t, t, labels = pair_of(name)
     weights = np.random.default_rng(1).standard_normal((*x_t.shape[:3], ours.out_channels), np.float32)
     made, images = their_answer(theirs, x_t, t, labels, requires_grad=True)
     theirs.zero_grad()
@@ -123,24 +100,27 @@ def test_the_same_weights_give_the_same_gradients(pair):
             assert np.abs(written[name] - parameter.grad.numpy()).max() < 1e-3 * scale, name
 
 
-def test_bfloat16_answers_are_close(pair):
-    theirs, ours, params, x_t, t, labels = pair
+@pytest.mark.parametrize("name", CONFIGS)
+def test_bfloat16_answers_are_close(pair_of, name):
+    theirs, ours, params, x_t, t, labels = pair_of(name)
     with torch.no_grad():
         expected = their_answer(theirs, x_t, t, labels)[0].numpy()
     answer = jax.jit(ours.clone(dtype=jnp.bfloat16).apply)({"params": params}, x_t, t, context(labels))
     assert 0 < error(answer, expected) < 2e-2
 
 
-def test_there_and_back_every_tensor_is_the_same(pair):
-    theirs, ours, params, x_t, *_ = pair
+@pytest.mark.parametrize("name", CONFIGS)
+def test_there_and_back_every_tensor_is_the_same(pair_of, name):
+    theirs, ours, params, x_t, *_ = pair_of(name)
     written = dict(tensors_of(ddpm.table(ours, x_t.shape[1]), params))
     assert set(written) == set(arrays(theirs))
     for name, array in arrays(theirs).items():
         np.testing.assert_array_equal(written[name], array, strict=True)
 
 
-def test_there_and_back_the_config_is_the_same(pair):
-    theirs, ours, _, x_t, *_ = pair
+@pytest.mark.parametrize("name", CONFIGS)
+def test_there_and_back_the_config_is_the_same(pair_of, name):
+    theirs, ours, _, x_t, *_ = pair_of(name)
     written = ddpm.config_of(ours, sample_size=x_t.shape[1], in_channels=x_t.shape[-1])
     read = diffusers.UNet2DModel.from_config(written)
     assert ddpm.model_of(written) == ours
@@ -169,36 +149,6 @@ def test_attention_s_old_names_are_read(name):
         key: array.sum() for key, array in new.items()
     }
     assert set(ddpm.as_now(held(new))) == set(new)
-
-
-def original_name(name, levels):
-    """What the first PyTorch copies call an array of diffusers' name."""
-    top = {"time_embedding.linear_1": "temb.dense.0", "time_embedding.linear_2": "temb.dense.1"}
-    for theirs, original in (top | {"conv_norm_out": "norm_out"}).items():
-        name = name.replace(theirs, original)
-    name = name.replace("time_emb_proj", "temb_proj").replace("conv_shortcut", "nin_shortcut")
-    for theirs, original in {
-        "group_norm": "norm",
-        "to_q": "q",
-        "to_k": "k",
-        "to_v": "v",
-        "to_out.0": "proj_out",
-    }.items():
-        name = re.sub(rf"(attentions\.\d+)\.{theirs}\.", rf"\1.{original}.", name)
-    name = re.sub(r"up_blocks\.(\d+)", lambda found: f"up.{levels - 1 - int(found[1])}", name)
-    name = (
-        name.replace("down_blocks", "down").replace("downsamplers.0", "downsample").replace("upsamplers.0", "upsample")
-    )
-    name = name.replace("mid_block.attentions.0", "mid.attn_1")
-    name = re.sub(r"mid_block\.resnets\.(\d)", lambda found: f"mid.block_{int(found[1]) + 1}", name)
-    return name.replace("resnets", "block").replace("attentions", "attn")
-
-
-def as_original(module):
-    """Its arrays as the first copies hold them, 1x1 convolutions in the attention."""
-    renamed = {original_name(k, len(module.config.block_out_channels)): a for k, a in arrays(module).items()}
-    is_projection = re.compile(r".*attn[_.]\d+\.(q|k|v|proj_out)\.weight")
-    return {k: a[:, :, None, None] if is_projection.fullmatch(k) else a for k, a in renamed.items()}
 
 
 @pytest.mark.parametrize("wrapper", ["", "module."])

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from flax import serialization, traverse_util
+from small_unet import SMALL
 
 from marble.convert import files
 from marble.convert.folder import open_part, params_of_part, write_part, write_tensors
@@ -26,14 +27,6 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 
 TWO_LEVELS = dict(block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8)
-WITH_TEXT = dict(
-    **TWO_LEVELS,
-    sample_size=8,
-    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    cross_attention_dim=20,
-    attention_head_dim=(2, 4),
-)
 VAE = dict(
     **TWO_LEVELS,
     latent_channels=4,
@@ -62,8 +55,8 @@ WIDE = dict(vocab_size=99, hidden_size=20, intermediate_size=28, num_hidden_laye
 def network(name):
     torch.manual_seed(0)
     made = {
-        "UNet2DConditionModel": lambda: diffusers.UNet2DConditionModel(**WITH_TEXT),
-        "UNet2DConditionModel, linear": lambda: diffusers.UNet2DConditionModel(**WITH_TEXT, use_linear_projection=True),
+        "UNet2DConditionModel": lambda: diffusers.UNet2DConditionModel(**SMALL),
+        "UNet2DConditionModel, linear": lambda: diffusers.UNet2DConditionModel(**SMALL, use_linear_projection=True),
         "UNet2DModel": lambda: diffusers.UNet2DModel(**PIXELS),
         "DiTTransformer2DModel": lambda: diffusers.DiTTransformer2DModel(**DIT),
         "AutoencoderKL": lambda: diffusers.AutoencoderKL(**VAE),
@@ -209,7 +202,7 @@ def stable(tmp_path, cls="StableDiffusionPipeline", **options):
     if "XL" in cls:
         parts |= dict(text_encoder_2=network("CLIPTextModelWithProjection"), tokenizer_2=None)
         sizes = dict(addition_embed_type="text_time", addition_time_embed_dim=256)
-        parts["unet"] = diffusers.UNet2DConditionModel(**WITH_TEXT, **sizes, projection_class_embeddings_input_dim=1548)
+        parts["unet"] = diffusers.UNet2DConditionModel(**SMALL, **sizes, projection_class_embeddings_input_dim=1548)
     else:
         parts |= dict(safety_checker=None, feature_extractor=None)
     pipeline = getattr(diffusers, cls)(**parts, **options)
@@ -246,7 +239,7 @@ def test_stable_diffusion_is_described(tmp_path, cls):
 
 def test_the_inpainting_pipeline_is_parts_alone(tmp_path):
     stable(tmp_path)
-    unet = diffusers.UNet2DConditionModel(**WITH_TEXT, in_channels=9)
+    unet = diffusers.UNet2DConditionModel(**SMALL, in_channels=9)
     unet.save_pretrained(tmp_path / "unet")
     assert open_part(tmp_path / "unet").model.concat_channels == 5
     with pytest.raises(InputError, match="inpainting"):

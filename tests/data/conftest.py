@@ -10,7 +10,11 @@ import threading
 import numpy as np
 import originals
 import pytest
+import vocabularies
 from PIL import Image
+
+from marble.data.tokenizer import Tokenizer
+from marble.errors import InputError
 
 
 @pytest.fixture(scope="session")
@@ -138,3 +142,29 @@ def write_tfds(tmp_path):
         return data_dir
 
     return write
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """A tokenizer as Stable Diffusion 1 has it; to be read alone."""
+    return vocabularies.write_clip(tmp_path_factory.mktemp("clip"), **vocabularies.of_stable_diffusion(1))
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory):
+    """A tokenizer as BERT has it; to be read alone."""
+    return vocabularies.write_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture
+def refusal():
+    """refusal(folder): why its tokenizer can't be opened, a line that names the folder."""
+
+    def message_of(folder):
+        with pytest.raises(InputError) as error:
+            Tokenizer.open(folder)
+        message = str(error.value)
+        assert str(folder) in message and "\n" not in message and len(message) < 700
+        return message
+
+    return message_of

@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 import pytest
-import small_stable_diffusion as small
+import small_networks
+import small_pipelines
 
 from marble.convert.latents import open_autoencoder
 from marble.data.preprocess import to_uint8
@@ -21,12 +22,12 @@ MASK[3:9, 5:12] = True
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return small.stable_diffusion(tmp_path_factory.mktemp("small") / "sd")
+    return small_pipelines.stable_diffusion(tmp_path_factory.mktemp("small") / "sd")
 
 
 @pytest.fixture(scope="module")
 def pipe(folder):
-    return small.opened(folder)
+    return small_pipelines.opened(folder)
 
 
 def apart(a, b):
@@ -73,8 +74,8 @@ def test_images_of_another_size_are_edited_as_they_are(pipe):
 @pytest.mark.slow
 def test_images_come_back_from_their_noise(tmp_path):
     # The flow of a random network is rough: of a small v it is nearly the smooth one of v = 0.
-    v = small.SCHEDULER | {"prediction_type": "v_prediction"}
-    pipe = small.opened(small.stable_diffusion(tmp_path / "sd", scheduler=v))
+    v = small_pipelines.DDIM | {"prediction_type": "v_prediction"}
+    pipe = small_pipelines.opened(small_pipelines.stable_diffusion(tmp_path / "sd", scheduler=v))
     pipe.params = {**pipe.params, "conv_out": jax.tree.map(lambda x: 0.1 * x, pipe.params["conv_out"])}
     asked = dict(text=TEXTS, guidance_scale=1.5, steps=STEPS)
     x_T = pipe.invert(IMAGES, tolerance=1e-5, **asked)
@@ -107,10 +108,11 @@ def test_the_mean_is_encoded_and_what_diffuses_is_scaled(folder, pipe):
 
 @pytest.mark.slow
 def test_a_tiny_autoencoder_takes_the_other_s_place(tmp_path, pipe):
-    tiny = small.opened(small.stable_diffusion(tmp_path / "sd", vae=small.tiny_autoencoder))
+    folder = small_pipelines.stable_diffusion(tmp_path / "sd", vae=small_networks.tiny_autoencoder())
+    tiny = small_pipelines.opened(folder)
     made = tiny.sample(3, **ASKED)
     assert made.std() > 5 and apart(made, pipe.sample(3, **ASKED)).mean() > 5
-    model, params, scale = open_autoencoder(f"{tmp_path}/sd/vae")
+    model, params, scale = open_autoencoder(f"{folder}/vae")
     assert scale == 1
     latents = tiny.encode((IMAGES / 127.5 - 1).astype(np.float32))
     decoded = jax.jit(lambda p, x: model.apply({"params": p}, x, method="decode"))(params, latents)
@@ -118,7 +120,7 @@ def test_a_tiny_autoencoder_takes_the_other_s_place(tmp_path, pipe):
 
 
 def test_classes(tmp_path):
-    pipe = small.opened(small.classes(tmp_path / "dit"))
+    pipe = small_pipelines.opened(small_pipelines.classes(tmp_path / "dit"))
     made = pipe.sample(4, labels=[0, 1, 2, 2], steps=STEPS)
     assert made.shape == (4, 8, 8, 3) and made.std() > 5
     assert apart(pipe.sample(4, labels=[1, 1, 2, 2], steps=STEPS), made)[0].max() > 1

@@ -54,6 +54,8 @@ def main(argv: list[str]) -> int:
 def placed(argv: list[str]) -> list[str]:
     """The words with --in and --out before the first two of them, where these are no flags."""
     count = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
+    if count == 0 and argv and not argv[0].startswith(("--in", "--out", "-h", "--h")):
+        raise InputError(f"marble convert takes IN and OUT first, and flags after them: {argv[0]} came first")
     if count > len(PLACES):
         raise InputError(f"marble convert takes IN and OUT, but was given {' '.join(argv[:count])!r}")
     return [f"--{name}={word}" for name, word in zip(PLACES, argv[:count], strict=False)] + argv[count:]

@@ -73,8 +73,12 @@ def of_one(flag: str, texts: list[str] | None) -> str | None:
 
 def _texts(flag: str, text: str) -> list[str]:
     """The text, or the lines of the file that it names."""
+    if text.startswith("@@"):
+        return [text[1:]]
     if not text.startswith("@"):
         return [text]
+    if text == "@":
+        raise InputError(f"--{flag} @ names no file: give @FILE, or @@ for a text that begins with @")
     path = Path(expanded(text[1:]))
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]

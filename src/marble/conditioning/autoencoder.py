@@ -84,6 +84,6 @@ class Autoencoder:
 
     def resized(self, height: int, width: int) -> "Autoencoder":
         """The codec of images of another size, multiples of ``factor``."""
-        if height % self.factor or width % self.factor or min(height, width) < 1:
+        if height % self.factor or width % self.factor:
             raise InputError(f"images of {height} x {width}: the autoencoder takes multiples of {self.factor}")
         return self.replace(image=self.image._replace(shape=(height, width, self.image.shape[-1])))

@@ -25,8 +25,11 @@ SUPPORTED = (
 OTHERS = {
     "double_blocks.": "Flux",
     "joint_blocks.": "Stable Diffusion 3",
+    "lora": "a file of adapters (LoRA), which is given beside a model: marble sample --lora",
     "down_blocks.": "a network by diffusers' names, which is read with its config.json: give its folder",
     "text_model.": "a CLIP by transformers' names, which is read with its config.json: give its folder",
+    "transformer_blocks.": "a network by diffusers' names, which is read with its config.json: give its folder",
+    "embeddings.": "a network by transformers' names, which is read with its config.json: give its folder",
     "decoder.up.": "an autoencoder alone",
 }
 """Names within files that look as if they could be read, and what they are."""

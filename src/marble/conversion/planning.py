@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from marble import loading
 from marble.conversion import file_kinds, files_of_papers, pipeline, rewriting, to_diffusers, to_lora, to_marble
-from marble.conversion.writing import Plan, Progress, check_new, in_units, new_folder, size_of_folder
+from marble.conversion.writing import Plan, Progress, check_new, in_units, new_folder, size_of_folder, with_article
 from marble.convert.folder import CONFIG, read_json
 from marble.convert.kinds import kind_of
 from marble.convert.pipeline_folder import SCHEDULER
@@ -68,10 +68,23 @@ def convert(
         prediction_type=prediction_type,
         image_size=image_size,
     )
-    plan = _planned(run_path("--in", source), to, _dtype(dtype), options)
+    plan = _planned(_readable(source), to, _dtype(dtype), options)
     with new_folder(out, plan.size) as folder, Progress(plan.size, is_shown=progress) as bar:
         plan.write(folder, bar)
     logger.info("wrote %s: %s, %s", out, plan.what, in_units(size_of_folder(out)))
+
+
+def _readable(source: str) -> str:
+    """The expanded path of what is converted; InputError for one that libraries in C++ can't open."""
+    path = expanded(source)
+    if is_remote(path):
+        return run_path("--in", path)
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise InputError(f"--in {shown} has a name that is not UTF-8, and can't be read: rename it") from error
+    return path
 
 
 def _dtype(name: str | None) -> Any:
@@ -105,7 +118,7 @@ def _planned(source: str, to: To | None, dtype: Any, options: dict[str, Any]) ->
         return to_marble.plan_of(to_marble.model_of(found, described), dtype)
     if (path / CONFIG).exists():
         kind = kind_of(read_json(path / CONFIG, ""), source)
-        return _alone(path, to, f"a {kind}") or rewriting.plan_of_folder(path, dtype)
+        return _alone(path, to, with_article(kind)) or rewriting.plan_of_folder(path, dtype)
     raise InputError(
         f"--in {source} is neither a workdir (config.json, checkpoints) nor a folder of diffusers (model_index.json, "
         "or config.json and weights): give one, or a file of weights"

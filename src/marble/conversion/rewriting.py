@@ -8,13 +8,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from marble.conversion.pipeline import part_of
-from marble.conversion.writing import Plan, Progress, check_part, config_in, size_of, size_of_part, tracked, write_part
+from marble.conversion.pipeline import TOKENIZERS, part_of
+from marble.conversion.writing import (
+    Plan,
+    Progress,
+    check_part,
+    config_in,
+    size_of,
+    size_of_part,
+    tracked,
+    with_article,
+    write_part,
+)
 from marble.convert import files, pipeline_folder, taesd
 from marble.convert.folder import CONFIG, WEIGHTS, Part, open_part, read_json, write_tensors
 from marble.convert.kinds import KINDS, kind_of
-from marble.convert.pipeline_folder import INDEX, SCHEDULER
+from marble.convert.pipeline_folder import INDEX, SCHEDULER, Index
 from marble.convert.tensors import Tensors
+from marble.data.tokenizer import Tokenizer
 from marble.errors import InputError
 from marble.models.tiny_autoencoder import TinyAutoencoder
 
@@ -32,9 +43,11 @@ def plan_of_folder(folder: Path, dtype: Any) -> Plan:
     or a part given alone, that is not supported.
     """
     if (folder / INDEX).exists():
-        what = f"a {pipeline_folder.read_index(folder).name} of diffusers"
+        index = pipeline_folder.read_index(folder)
+        check_whole(index)
+        what = f"a {index.name} of diffusers"
     else:
-        what = f"a {kind_of(read_json(folder / CONFIG, ''), str(folder))} of diffusers or transformers"
+        what = f"{with_article(kind_of(read_json(folder / CONFIG, ''), str(folder)))} of diffusers or transformers"
     networks, copied = _contents(folder)
     parts = {place: _opened(folder / place) for place in networks}
     sizes = [size_of_part(p, dtype) if isinstance(p, Part) else size_of(p, dtype) for p in parts.values()]
@@ -53,6 +66,19 @@ def plan_of_folder(folder: Path, dtype: Any) -> Plan:
             write_tensors(made / place, config_in(config, dtype), tracked(part, dtype, progress))
 
     return Plan(what, sum(sizes) + sum((folder / place).stat().st_size for place in copied), write)
+
+
+def check_whole(index: Index) -> None:
+    """InputError unless every part that a pipeline names is there, networks with weights, tokenizers that open."""
+    for name in index.parts:
+        folder = index.folder(name)
+        if name in TOKENIZERS:
+            Tokenizer.open(folder)
+        elif name == "scheduler":
+            read_json(folder / SCHEDULER, f"{INDEX} names a scheduler, put it there")
+        elif not (folder / CONFIG).is_file() or not any((folder / weights).is_file() for weights in WEIGHTS):
+            missing = f"{INDEX} names {name}, and {name}/ has no {CONFIG} with weights"
+            raise InputError(f"{index.path}: {missing}: download the whole of it")
 
 
 def _contents(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -128,4 +154,4 @@ def plan_of_taesd(halves: Mapping[str, Path], dtype: Any) -> Plan:
     def write(made: Path, progress: Progress) -> None:
         write_part(made, part, dtype, progress, part.kind)
 
-    return Plan(f"an {part.kind} of diffusers", size_of_part(part, dtype), write)
+    return Plan(f"{with_article(part.kind)} of diffusers", size_of_part(part, dtype), write)

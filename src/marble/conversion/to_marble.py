@@ -14,7 +14,7 @@ from marble import workdir
 from marble.builders import complete
 from marble.checkpoint import CheckpointWriter
 from marble.conversion.pipeline import Pipeline
-from marble.conversion.writing import Plan, Progress, copy_tokenizer, size_of_part, tracked, write_part
+from marble.conversion.writing import Plan, Progress, check_part, copy_tokenizer, size_of_part, tracked, write_part
 from marble.convert import names
 from marble.convert.folder import Part
 from marble.convert.kinds import shapes_of
@@ -22,6 +22,7 @@ from marble.convert.names import Table
 from marble.convert.pipeline_folder import Described
 from marble.convert.tensors import Tensors
 from marble.data.tokenizer import Tokenizer
+from marble.errors import InputError
 from marble.loading import PUBLISHED, TRAINS_NOTHING, images_at_once
 from marble.typing import ImageSpec
 from marble.workdir import DataFacts
@@ -65,6 +66,9 @@ def plan_of(model: Model, dtype: Any) -> Plan:
     config = completed(model.config, model.image)
     denoiser = model.denoiser
     names.check(denoiser.table, denoiser.tensors, denoiser.shapes, source=denoiser.source)
+    for part in model.parts.values():
+        check_part(part)
+    check_widths(config, model.parts)
     for folder in model.tokenizers.values():
         Tokenizer.open(folder)
     count = sum(math.prod(t.shape) for t in denoiser.tensors.values())
@@ -80,6 +84,15 @@ def plan_of(model: Model, dtype: Any) -> Plan:
 
     size = 4 * count + sum(size_of_part(part, dtype) for part in model.parts.values())
     return Plan(f"a workdir of marble, with {count:,} parameters in its checkpoint", size, write)
+
+
+def check_widths(config: Mapping[str, Any], parts: Mapping[str, Part]) -> None:
+    """InputError unless the text encoders say as many channels as the network reads."""
+    wanted = config["model"].get("text_channels")
+    encoders = {name: part.model.width for name, part in parts.items() if hasattr(part.model, "vocab_size")}
+    if wanted is not None and encoders and sum(encoders.values()) != wanted:
+        found = " and ".join(f"{name} says {width}" for name, width in encoders.items())
+        raise InputError(f"the network reads texts of {wanted} channels, and {found}: they are not of one pipeline")
 
 
 def completed(found: Mapping[str, Any], image: ImageSpec) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from marble.convert import dit, names
+from marble.convert import clip, dit, files, kinds, names
 from marble.convert.folder import Part, write_tensors
 from marble.convert.kinds import shapes_of
 from marble.convert.tensors import Tensor, Tensors
@@ -134,10 +134,18 @@ def size_of_part(part: Part, dtype: Any = None) -> int:
     return size_of(_whole(part), dtype)
 
 
+def with_article(name: str) -> str:
+    """A class's name as a noun."""
+    return f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
+
+
 def write_part(folder: Path, part: Part, dtype: Any, progress: Progress, name: str) -> None:
     """Writes a network's folder in that dtype, None for each one's own, one tensor at a time; name is the bar's."""
     progress.part(name)
-    write_tensors(folder, config_in(part.config, dtype), tracked(_whole(part), dtype, progress))
+    tensors = _whole(part)
+    if part.kind in kinds.CLIP:
+        tensors = clip.as_in_file(tensors, files.read(part.path))
+    write_tensors(folder, config_in(part.config, dtype), tracked(tensors, dtype, progress))
 
 
 def config_in(config: Mapping[str, Any], dtype: Any) -> dict[str, Any]:

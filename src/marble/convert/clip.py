@@ -6,7 +6,7 @@ CLIPModel is the whole. Files name all their arrays as parts of the whole (``tex
 two that transformers 5 wrote: ``as_now`` adds what is left out there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from marble.convert.names import CONV, DENSE, Entry, attention, embedding, layer, norm, renamed, within
@@ -16,6 +16,11 @@ from marble.convert.transformers_config import BLOCKS, Fields, architecture_of, 
 from marble.errors import InputError
 from marble.models.clip import Clip, ClipText, ClipVision
 
+NAMES = (
+    *("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPVisionModel", "CLIPVisionModelWithProjection"),
+    "CLIPModel",
+)
+"""The classes of transformers."""
 NOT_READ = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
 """What older files have and no network needs: 0, 1, 2, ..."""
 
@@ -84,6 +89,16 @@ def as_now(tensors: Tensors) -> dict[str, Tensor]:
     def name_of(name: str) -> str | None:
         name = half + name if name.startswith(PARTS) else name
         return None if name in NOT_READ else name
+
+    return renamed(tensors, name_of)
+
+
+def as_in_file(tensors: Tensors, there: Collection[str]) -> dict[str, Tensor]:
+    """The tensors by the names that a file has, which may be without text_model. or vision_model.: see ``as_now``."""
+
+    def name_of(name: str) -> str:
+        bare = name.removeprefix("text_model.").removeprefix("vision_model.")
+        return bare if name not in there and bare in there else name
 
     return renamed(tensors, name_of)
 

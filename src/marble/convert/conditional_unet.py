@@ -63,7 +63,7 @@ def model_of(config: Mapping[str, Any], **fields: Any) -> ConditionalUNet:
     pooled = None
     if config.get("addition_embed_type"):
         pooled = needed(config, NAME, "projection_class_embeddings_input_dim") - 6 * SIZE_CHANNELS
-    read, made = config.get("in_channels", 4), config.get("out_channels", 4)
+    read, made = config.get("in_channels", 4), config.get("out_channels") or 4
     if read < made:
         raise InputError(f"{NAME} with in_channels={read} below out_channels={made} is not supported")
     return ConditionalUNet(

@@ -53,7 +53,7 @@ CLOSE = 1e-2
 def model_of(config: Mapping[str, Any], **fields: Any) -> DiT:
     """The model of a published config; fields are of what no config says, such as dtype. InputError if unsupported."""
     check_supported(config, NAME, SUPPORTED)
-    patch_size, heads = config.get("patch_size", 2), config.get("num_attention_heads", 16)
+    patch_size, heads = config.get("patch_size", 2), config.get("num_attention_heads") or 16
     side, classes = side_of(config, NAME, SIDE), config.get("num_embeds_ada_norm", 1000)
     if classes is None:
         raise unsupported(NAME, "num_embeds_ada_norm", None, "a number of classes")
@@ -62,7 +62,7 @@ def model_of(config: Mapping[str, Any], **fields: Any) -> DiT:
     return DiT(
         out_channels=config.get("out_channels") or config.get("in_channels", 4),
         patch_size=patch_size,
-        width=heads * config.get("attention_head_dim", 72),
+        width=heads * (config.get("attention_head_dim") or 72),
         num_layers=config.get("num_layers", 28),
         num_heads=heads,
         num_classes=classes,

@@ -18,6 +18,7 @@ from marble.convert.flax_names import of_flax
 from marble.convert.kinds import KINDS, Config, kind_of, shapes_of
 from marble.convert.names import Table
 from marble.convert.tensors import Tensors
+from marble.convert.values import check_values
 from marble.errors import InputError
 from marble.storage import is_remote
 
@@ -126,6 +127,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         raise InputError(f"{path} is not JSON: download or copy it again") from error
     if not isinstance(found, dict):
         raise InputError(f"{path} is JSON, but no object: download or copy it again")
+    check_values(found, str(path))
     return found
 
 

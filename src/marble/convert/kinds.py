@@ -78,7 +78,7 @@ CLIP = {
         _clip_inputs,
         lambda tensors, model, source: clip.as_now(tensors),
     )
-    for name in ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPVisionModelWithProjection", "CLIPModel")
+    for name in clip.NAMES
 }
 KINDS: Mapping[str, Kind] = {
     conditional_unet.NAME: Kind(

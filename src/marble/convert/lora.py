@@ -17,6 +17,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ from flax import traverse_util
 from marble.convert import files, safetensors_file
 from marble.convert.lora_config import KEY, alpha_of, config_in, written
 from marble.convert.lora_names import keys_of, refuse_misfits, short
-from marble.convert.names import CONV, DENSE, POINTWISE, POINTWISE_1D, Layout, Table, flat, shape_of
+from marble.convert.names import CONV, DENSE, POINTWISE, POINTWISE_1D, Layout, Table, flat, is_float, shape_of
 from marble.convert.tensors import Tensor, Tensors
 from marble.errors import InputError
 from marble.models.lora import Lora, check_ranks, pairs
@@ -69,7 +70,8 @@ class Layer(NamedTuple):
 
 
 def read_file(path: str | os.PathLike[str], table: Table, shapes: Any, **options: Any) -> tuple[Lora, dict[str, Any]]:
-    """``read`` of a file, with the metadata of its header if it is a safetensors file."""
+    """``read`` of a file, or a folder's FILE, with the metadata of its header if it is a safetensors file."""
+    path = Path(path) / FILE if (Path(path) / FILE).is_file() else path
     tensors = files.read(path)
     return read(tensors, table, shapes, metadata=files.metadata_of(path), source=str(path), **options)
 
@@ -139,8 +141,8 @@ def _without_text(tensors: Tensors, ignore_text_encoder: bool, source: str) -> d
     if len(kept) < len(tensors) and not ignore_text_encoder:
         first = short(next(name for name in tensors if name not in kept))
         raise InputError(
-            f"{source} adapts a text encoder too ({len(tensors) - len(kept)} arrays, as {first}), and is another model "
-            f"without that: to read the rest alone, say ignore_text_encoder=True"
+            f"{source} adapts a text encoder too ({len(tensors) - len(kept)} arrays, as {first}), which is not "
+            "supported, and is another model without that: give a file that adapts the denoising network alone"
         )
     return kept
 
@@ -163,6 +165,11 @@ def _check(tensors: Tensors, keys: Mapping[str, Mapping[str, str]], modules: Map
                 lines.append(f"{key.get(other, key.get('alpha'))} is there without its {half}")
         if "down" in key and "up" in key:
             lines += _misfits(key, tensors, modules[name])
+        lines += [
+            f"{full} is of {tensors[full].dtype} and must be of floats"
+            for half in ("down", "up")
+            if (full := key.get(half)) is not None and not is_float(tensors[full].dtype)
+        ]
         if "alpha" in key and math.prod(tensors[key["alpha"]].shape) != 1:
             lines.append(f"{key['alpha']} is {list(tensors[key['alpha']].shape)} and must be one number")
     refuse_misfits(lines, source)

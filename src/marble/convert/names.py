@@ -142,8 +142,18 @@ def check(table: Table, tensors: Tensors, shapes: Any, *, source: str) -> None:
         for name, shape in found.items()
         if name not in expected
     ]
+    lines += [
+        f"{name} is of {tensor.dtype} and must be of floats"
+        for name, tensor in tensors.items()
+        if name in expected and not is_float(tensor.dtype)
+    ]
     if lines:
         raise InputError(f"{source} does not fit its config: {some_of(lines)}")
+
+
+def is_float(dtype: Any) -> bool:
+    """Whether numbers of this type are real and have fractions."""
+    return jax.dtypes.issubdtype(dtype, np.floating)
 
 
 def some_of(lines: Sequence[str], count: int | None = None) -> str:

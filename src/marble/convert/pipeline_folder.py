@@ -36,8 +36,12 @@ class Index(NamedTuple):
     path: Path
 
     def folder(self, part: str) -> Path:
-        """Of a part: the folder of its name or, as in the oldest ones, the pipeline's own."""
-        return self.path / part if (self.path / part).is_dir() else self.path
+        """Of a part: the folder of its name or, as in the oldest ones, the pipeline's own; InputError without one."""
+        if (self.path / part).is_dir():
+            return self.path / part
+        if not any((self.path / name).is_file() for name in (CONFIG, SCHEDULER)):
+            raise InputError(f"{self.path} has no {part}/, which its {INDEX} names: download the whole of it")
+        return self.path
 
 
 def read_index(folder: str | os.PathLike[str]) -> Index:
@@ -50,6 +54,8 @@ def read_index(folder: str | os.PathLike[str]) -> Index:
         raise InputError(f"{path}: {name} is not supported{why}: what is, is {', '.join(PIPELINES)}")
     named = {key: value for key, value in config.items() if isinstance(value, list) and len(value) == 2}
     parts = {key: str(value[1]).removeprefix("Flax") for key, value in named.items() if value[1] is not None}
+    if not any(denoiser in parts for denoiser in ("unet", "transformer")):
+        raise InputError(f"{path / INDEX} names no unet and no transformer: download it again")
     return Index(name, {key: kind for key, kind in parts.items() if key not in NOT_READ}, config, path)
 
 
@@ -83,7 +89,8 @@ def described(folder: str | os.PathLike[str]) -> Described:
             raise InputError(f"{path} has a {kind} alone: give the folder of the whole pipeline")
         return _unconditional(Index("", {"unet": kind, "scheduler": ""}, {}, path))
     index = read_index(path)
-    not_read = sorted(name for name in NOT_READ if (index.config.get(name) or [None])[-1] is not None)
+    said = {name: index.config.get(name) for name in NOT_READ}
+    not_read = sorted(name for name, part in said.items() if isinstance(part, list) and part and part[-1] is not None)
     if not_read:
         logger.info("%s: not read: %s", path, ", ".join(not_read))
     return PIPELINES[index.name](index)

@@ -21,6 +21,9 @@ from marble.pipelines.settings import SamplingConfig
 from marble.sampling import Sampler, guidance
 from marble.typing import Array, Batch, Context, DenoiseFn, ImageSpec, Level, Prediction
 
+MOST_PIXELS = 4096 * 4096
+"""Of an image: far larger ones have more numbers than a program can count, and end it in the compiler."""
+
 
 class AllParams(NamedTuple):
     """All that a pipeline's programs read and that never changes between calls: pytrees of arrays."""
@@ -99,6 +102,11 @@ class TrainedDenoiser(Copyable):
             raise InputError(
                 f"images of {asked[0]} x {asked[1]} asked for, and this network makes {shape[0]} x {shape[1]}: "
                 "leave height and width out"
+            )
+        if min(asked) < 1 or asked[0] * asked[1] > MOST_PIXELS:
+            raise InputError(
+                f"images of {asked[0]} x {asked[1]} asked for: give a height and width of at least 1, and at most "
+                f"{MOST_PIXELS} pixels in all"
             )
         codec = self.codec.resized(*asked)
         factor = self.model.size_factor

@@ -1,0 +1,22 @@
+"""Which network a file of weights is of, by the names of its arrays."""
+
+import numpy as np
+import pytest
+
+from marble.conversion import kind_of_file
+from marble.convert.tensors import held
+from marble.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x.double_blocks.0.weight", "is Flux; supported are Stable Diffusion by CompVis"),
+        ("model.diffusion_model.joint_blocks.0.weight", "is Stable Diffusion 3; supported are"),
+        ("down_blocks.0.resnets.0.conv1.weight", "is a network by diffusers' names, .* give its folder; supported are"),
+        ("weight", "holds none of the networks that are known; supported are"),
+    ],
+)
+def test_other_files_are_refused_with_what_is_supported(name, message):
+    with pytest.raises(InputError, match=f"^it {message}.*iDDPM and ADM.*DiT.*DDPM"):
+        kind_of_file(held({name: np.zeros(1)}), "it")
