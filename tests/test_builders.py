@@ -13,6 +13,7 @@ def test_a_vae_s_config_is_completed_and_built():
     config = builders.complete(load_config("digits_vae"))
     assert sorted(config) == [
         "data",
+        "evaluation",
         "init_from",
         "init_from_partial",
         "model",

@@ -17,7 +17,7 @@ from marble.objectives.objective import Given, Objective
 from marble.objectives.vae import VariationalAutoencoder
 from marble.parallel import ParallelConfig, in_32_bits
 from marble.schema import Reading, Section, bind, look_up, merged, schema, unknown_key
-from marble.training.loop import TrainingConfig
+from marble.training.config import EvaluationConfig, TrainingConfig
 from marble.training.optimizer import adam, warmup_decay
 from marble.typing import ImageSpec
 
@@ -30,6 +30,7 @@ SECTIONS = {
     "optimizer": Section({"name": OPTIMIZERS}, (warmup_decay, "name")),
     "training": Section(constructors=(TrainingConfig,)),
     "sampling": Section(),
+    "evaluation": Section(constructors=(EvaluationConfig,), is_optional=True),
     "parallel": Section(constructors=(ParallelConfig,), is_optional=True),
 }
 """What every config has; objectives add to it."""
@@ -131,6 +132,7 @@ def build(config: Mapping[str, Any], image: ImageSpec, *, class_names: Sequence[
         learning_rate=learning_rate,
         training=training,
         image=image,
+        evaluation=reading.make("evaluation", EvaluationConfig),
         parallel=reading.make("parallel", ParallelConfig),
     )
 

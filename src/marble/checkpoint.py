@@ -25,11 +25,15 @@ from etils import epath
 from marble.errors import InputError, RestartError, RunError
 from marble.parallel import fetch
 from marble.parallel.agreement import is_first
-from marble.storage import is_remote, listed, may_pass, move_folder, store_errors
+from marble.storage import copy_folder, is_remote, listed, may_pass, move_folder, store_errors
 
 logger = logging.getLogger(__name__)
 
 STATE, CHECKSUMS = "state", "checksums"
+FOLDER = "checkpoints"
+"""Of a workdir; another folder of copies is named where it is meant."""
+COMMITTED = "commit_success.txt"
+"""The file that ends a save in a bucket."""
 
 
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
@@ -114,15 +118,15 @@ class CheckpointWriter:
             ) from error
 
 
-def directory_of(workdir: str) -> epath.Path:
+def directory_of(workdir: str, folder: str = FOLDER) -> epath.Path:
     """Where the checkpoints of a workdir are; absolute, as orbax needs it."""
     path = epath.Path(workdir)
-    return (path if is_remote(workdir) else path.absolute()) / "checkpoints"
+    return (path if is_remote(workdir) else path.absolute()) / folder
 
 
-def saved_steps(workdir: str) -> list[int]:
+def saved_steps(workdir: str, folder: str = FOLDER) -> list[int]:
     """The steps that were saved, newest first. A save that was interrupted is not among them."""
-    paths = listed(directory_of(workdir))
+    paths = listed(directory_of(workdir, folder))
     return sorted((int(path.name) for path in paths if path.name.isdecimal() and _is_saved(path)), reverse=True)
 
 
@@ -159,11 +163,11 @@ def restore_newest(workdir: str, target: Mapping[str, Any]) -> tuple[int, Mappin
     raise InputError(f"no checkpoint in {directory}")
 
 
-def restore(workdir: str, step: int, target: Any) -> Any:
+def restore(workdir: str, step: int, target: Any, *, folder: str = FOLDER) -> Any:
     """The state of one step, verified; see ``restore_newest``. DamagedCheckpointError when it is not whole."""
-    path = directory_of(workdir) / str(step)
+    path = directory_of(workdir, folder) / str(step)
     if not _is_saved(path):
-        raise InputError(f"no checkpoint of step {step} in {path.parent}; there are: {_named_steps(workdir)}")
+        raise InputError(f"no checkpoint of step {step} in {path.parent}; there are: {_named_steps(workdir, folder)}")
     try:
         return _restore(path, target)
     except DamagedCheckpointError as error:
@@ -171,7 +175,7 @@ def restore(workdir: str, step: int, target: Any) -> Any:
             raise
         raise InputError(
             f"the checkpoint of step {step} in {path.parent} was deleted while it was read; there are: "
-            f"{_named_steps(workdir)}"
+            f"{_named_steps(workdir, folder)}"
         ) from error
 
 
@@ -196,8 +200,13 @@ def discard_after(workdir: str, step: int) -> None:
             (directory_of(workdir) / str(later)).rmtree()
 
 
-def _named_steps(workdir: str) -> str:
-    return ", ".join(map(str, saved_steps(workdir))) or "none"
+def copy_step(workdir: str, step: int, folder: epath.Path) -> None:
+    """Copies the checkpoint of a step to a folder, where it is seen when it is whole. OSError where it can't be."""
+    copy_folder(directory_of(workdir) / str(step), folder / str(step), last=COMMITTED)
+
+
+def _named_steps(workdir: str, folder: str) -> str:
+    return ", ".join(map(str, saved_steps(workdir, folder))) or "none"
 
 
 def _is_deleted_soon(path: epath.Path) -> bool:

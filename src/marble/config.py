@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "training.steps_per_call",
     "training.deterministic",
     "sampling",
+    "evaluation",
     "parallel",
     "data.source",
     "data.data_dir",

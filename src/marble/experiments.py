@@ -12,7 +12,7 @@ from marble.data.sources import Source, open_source
 from marble.errors import InputError
 from marble.objectives.objective import Objective
 from marble.parallel import DeviceMapping, ParallelConfig
-from marble.training.loop import TrainingConfig
+from marble.training.config import EvaluationConfig, TrainingConfig
 from marble.training.post_hoc_ema import LENGTHS
 from marble.training.state import TrainState
 from marble.training.step import LossFn
@@ -51,6 +51,7 @@ class Experiment:
     learning_rate: Callable[[Any], Any]
     training: TrainingConfig
     image: ImageSpec
+    evaluation: EvaluationConfig
     parallel: ParallelConfig
 
     def init_params(self) -> Any:

@@ -23,6 +23,7 @@ from marble.parallel import agreement
 from marble.pipelines import Classifier
 from marble.schema import DTYPES
 from marble.storage import is_remote, run_path
+from marble.training import best as best_checkpoints
 from marble.training import post_hoc_ema
 from marble.typing import ImageSpec
 from marble.workdir import DataFacts
@@ -45,6 +46,7 @@ def load(
     workdir: str,
     *,
     step: int | None = None,
+    best: bool = False,
     raw_params: bool = False,
     ema_length: float | None = None,
     sampler: str | None = None,
@@ -56,6 +58,7 @@ def load(
 ) -> Any:
     """The pipeline of a trained workdir, from its newest whole checkpoint, or that of ``step``; or of a published one.
 
+    best takes the checkpoint that was measured to be the best (``evaluation.best``), where the run kept one.
     A published checkpoint is a folder as diffusers has it, with a model_index.json. A workdir's pipeline samples with
     the averaged parameters, or with the last ones if raw_params, or with an average of ema_length, a share of the
     training, where the run stored what it takes (``training.post_hoc_ema``). sampler replaces the config's. guide is
@@ -65,7 +68,7 @@ def load(
     for guidance by ``classifier_scale``.
     InputError when workdir has no run or no such checkpoint, RunError when the checkpoints are damaged.
     """
-    which = dict(step=step, raw_params=raw_params, ema_length=ema_length, sampler=sampler, dtype=dtype)
+    which = dict(step=step, best=best, raw_params=raw_params, ema_length=ema_length, sampler=sampler, dtype=dtype)
     beside = dict(guide=guide, lora=lora, lora_scale=lora_scale, classifier=classifier)
     return load_step(workdir, **beside, **which)[1]
 
@@ -105,6 +108,7 @@ def load_params(
     workdir: str,
     *,
     step: int | None = None,
+    best: bool = False,
     raw_params: bool = False,
     ema_length: float | None = None,
     sampler: str | None = None,
@@ -113,19 +117,22 @@ def load_params(
     """What ``load`` makes a pipeline of: the step, the experiment, and the parameters on the host."""
     if raw_params and ema_length is not None:
         raise InputError(f"raw_params and ema_length={ema_length} are two kinds of parameters: leave one out")
+    if best and (step is not None or ema_length is not None):
+        other = f"ema_length={ema_length}" if step is None else f"step={step}"
+        raise InputError(f"best and {other} ask for two checkpoints: leave one out")
     workdir = run_path("the workdir", workdir)
     config, data = recalled(workdir)
     if sampler is not None:
         if "sampler" not in Layout(config).sections["sampling"].names:
             raise InputError(f"sampler {sampler!r} given, but the model of {workdir} draws in one step: leave it out")
         config = renamed(config, "sampling", "sampler", sampler)
-    if data.originals == PUBLISHED and (raw_params or ema_length is not None):
+    if data.originals == PUBLISHED and (best or raw_params or ema_length is not None):
         raise InputError(
-            f"{workdir} has one kind of parameters, a published checkpoint's: leave raw_params, ema_length out"
+            f"{workdir} has one kind of parameters, a published checkpoint's: leave best, raw_params, ema_length out"
         )
     config = config if dtype is None else in_dtype(config, dtype)
     experiment = build(config, data.image, class_names=data.class_names)
-    step, params = _params(experiment, workdir, step=step, raw_params=raw_params, ema_length=ema_length)
+    step, params = _params(experiment, workdir, step=step, best=best, raw_params=raw_params, ema_length=ema_length)
     base = base_of(experiment.objective, config["init_from"])
     params = experiment.objective.whole(params, experiment.objective.frozen(base))
     return step, experiment, params if dtype is None else _held_in(params, dtype)
@@ -136,7 +143,7 @@ def load_trained(workdir: str, *, step: int | None = None) -> tuple[int, Experim
     workdir = run_path("the workdir", workdir)
     config, data = recalled(workdir)
     experiment = build(config, data.image, class_names=data.class_names)
-    step, params = _params(experiment, workdir, step=step, raw_params=False, ema_length=None)
+    step, params = _params(experiment, workdir, step=step, best=False, raw_params=False, ema_length=None)
     return step, experiment, params
 
 
@@ -192,7 +199,13 @@ def _held_in(params: Any, dtype: str) -> Any:
 
 
 def _params(
-    experiment: Experiment, workdir: str, *, step: int | None, raw_params: bool, ema_length: float | None
+    experiment: Experiment,
+    workdir: str,
+    *,
+    step: int | None,
+    best: bool,
+    raw_params: bool,
+    ema_length: float | None,
 ) -> tuple[int, Any]:
     """The step, and the parameters on the host."""
     shapes = jax.eval_shape(experiment.init_params)
@@ -206,15 +219,17 @@ def _params(
     field = "params" if raw_params else "ema_params"
     state = None
 
-    def newest() -> int:
+    def chosen() -> int:
         nonlocal state
-        found, state, _ = checkpoint.restore_newest(workdir, {field: shapes})
+        restore = best_checkpoints.restore_best if best else checkpoint.restore_newest
+        found, state, *_ = restore(workdir, {field: shapes})
         return found
 
-    if step is None:  # the first process says, for which is the newest may change while they read
-        step = agreement.from_first(newest)
+    if step is None:  # the first process says, for which is the newest or best may change while they read
+        step = agreement.from_first(chosen)
     if state is None:
-        state = checkpoint.restore(workdir, step, {field: shapes})
+        folder = best_checkpoints.FOLDER if best else checkpoint.FOLDER
+        state = checkpoint.restore(workdir, step, {field: shapes}, folder=folder)
     return step, state[field]
 
 

@@ -18,6 +18,7 @@ from marble import builders, workdir
 from marble.data.loader import eval_batches, to_device, train_batches
 from marble.data.sources import HELD_OUT, Source
 from marble.errors import InputError
+from marble.evaluation.in_training import measuring
 from marble.experiments import Experiment
 from marble.init_from import with_parameters_of
 from marble.loading import base_of
@@ -25,7 +26,8 @@ from marble.parallel import DeviceMapping, agreement, check_divides, explained_m
 from marble.pipelines.pictures import save_png
 from marble.storage import check_bucket, is_remote, run_path
 from marble.training.interruption import Interruption
-from marble.training.loop import Hooks, call_lengths, restore_or_init, train
+from marble.training.intervals import Hooks
+from marble.training.loop import call_lengths, restore_or_init, train
 from marble.training.operation import Profile
 from marble.training.state import TrainState
 from marble.training.step import make_train_step, several_steps
@@ -88,6 +90,8 @@ def _run(
         logger.info("%d classes: %s", source.num_classes, ", ".join([*listed, *more]))
     for line in agreement.from_first(lambda: workdir.check(directory, config.to_dict(), facts, builders.as_now)):
         logger.info("changed since this run began: %s", line)
+    pipe = experiment.pipeline(params=None)
+    measure = measuring(experiment, source, pipe, mapping, name=directory) if experiment.evaluation.every else None
     base = base_of(experiment.objective, config.init_from)
     with contextlib.ExitStack() as held:
         agreement.from_first(lambda: held.enter_context(workdir.locked(directory)))
@@ -102,12 +106,15 @@ def _run(
             )
         agreement.from_first(lambda: workdir.remember(directory, config.to_dict(), facts))
         state = state.replace(frozen=mapping.place(experiment.objective.frozen(base)))
-        reads = experiment.training.eval_every or (experiment.training.sample_every and base is not None)
+        draws = experiment.training.sample_every or experiment.evaluation.every
+        reads = experiment.training.eval_every or (draws and base is not None)
         # The state's own arrays are donated to its next step.
         for_hooks = jax.tree.map(jnp.copy, state.frozen) if reads else None
+        whole = whole_network(experiment, for_hooks)
         return train(
             workdir=directory,
             config=experiment.training,
+            evaluation=experiment.evaluation,
             state=state,
             run_steps=several_steps(make_train_step_of(experiment, mapping), mapping.scan),
             batches=device_batches(experiment, source, mapping, start_step=start_step),
@@ -115,7 +122,8 @@ def _run(
             hooks=Hooks(
                 learning_rate=in_32_bits(lambda step: float(experiment.learning_rate(step))),
                 evaluate=held_out_loss(experiment, source, mapping, eval_key, for_hooks),
-                sample=sample_grid(experiment, directory, for_hooks),
+                sample=sample_grid(experiment, directory, pipe, whole),
+                measure=lambda params, step: measure(whole(params), step),
                 log=experiment.objective.log,
             ),
             mapping=mapping,
@@ -163,6 +171,11 @@ def check_parts(experiment: Experiment, mapping: DeviceMapping) -> None:
         raise InputError(
             f"training.accumulate={training.accumulate} does not divide the {training.batch_size // count} images that "
             f"each of {count} devices has of a batch of {training.batch_size}"
+        )
+    if experiment.evaluation.every % training.steps_per_call:
+        raise InputError(
+            f"evaluation.every={experiment.evaluation.every} must be a multiple of "
+            f"training.steps_per_call={training.steps_per_call}"
         )
 
 
@@ -226,7 +239,17 @@ def held_out_loss(
     return evaluate
 
 
-def sample_grid(experiment: Experiment, directory: str, frozen: Any) -> Callable[[Any, int], None]:
+def whole_network(experiment: Experiment, frozen: Any) -> Callable[[Any], Any]:
+    """A function of what is trained: the parameters that draw, which of adapters are more than these."""
+    if experiment.objective.base_shapes is None:
+        return lambda params: params
+    merge = jax.jit(experiment.objective.whole)
+    return lambda params: merge(params, frozen)
+
+
+def sample_grid(
+    experiment: Experiment, directory: str, pipe: Any, whole: Callable[[Any], Any]
+) -> Callable[[Any, int], None]:
     """A function of parameters and step that draws images into ``samples/STEP.png``."""
 
     def sample(params: Any, step: int) -> None:
@@ -234,14 +257,9 @@ def sample_grid(experiment: Experiment, directory: str, frozen: Any) -> Callable
         if agreement.from_first(path.exists):
             return
         shown = experiment.objective.examples(NUM_SAMPLES)
-        images = pipeline.sample(NUM_SAMPLES, seed=experiment.seed, params=whole(params), **shown)
+        images = pipe.sample(NUM_SAMPLES, seed=experiment.seed, params=whole(params), **shown)
         if agreement.is_first():
             path.parent.mkdir(parents=True, exist_ok=True)
             save_png(path, images)
 
-    pipeline = experiment.pipeline(params=None)
-    whole = lambda params: params  # noqa: E731
-    if experiment.objective.base_shapes is not None:
-        merge = jax.jit(experiment.objective.whole)
-        whole = lambda params: merge(params, frozen)  # noqa: E731
     return sample

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,6 +136,33 @@ def move_folder(source: epath.Path, target: epath.Path, first: Sequence[str] = (
     for part in (*(f"/{name}" for name in first), ""):
         files = store.find(folder + part)
         store.mv(files, [moved + file.removeprefix(folder) for file in files])
+
+
+def copy_folder(source: epath.Path, target: epath.Path, *, last: str) -> None:
+    """Copies a folder to where none is: of a disk by hard links where it has them, and it is there when it is whole.
+
+    In an object store, where that is not one act, its file ``last`` is copied after the others.
+    """
+    if not is_remote(str(source)):
+        part = target.with_name(f"{target.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(source, part, copy_function=_link_or_copy)
+        part.rename(target)
+        return
+    store, folder = fsspec.core.url_to_fs(str(source))
+    _, copied = fsspec.core.url_to_fs(str(target))
+    files = store.find(folder)
+    if not files:
+        raise FileNotFoundError(f"{source} is not there")
+    for group in ([file for file in files if file != f"{folder}/{last}"], [f"{folder}/{last}"]):
+        store.copy(group, [copied + file.removeprefix(folder) for file in group])
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copy2(source, target)
 
 
 def replace_text(path: epath.Path, text: str) -> None:

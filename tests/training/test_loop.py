@@ -5,7 +5,9 @@ import pytest
 
 from marble.errors import InputError, RunError
 from marble.parallel import explained_memory_error
-from marble.training.loop import TrainingConfig, call_lengths, due
+from marble.training.config import EvaluationConfig, TrainingConfig
+from marble.training.intervals import due
+from marble.training.loop import call_lengths
 
 
 def config(**changes):
@@ -44,6 +46,23 @@ def test_due_at_multiples_and_never_for_zero():
 def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"every": -1}, "evaluation.every=-1 must be at least 0"),
+        ({"num": 1}, "evaluation.num=1 must be at least 2"),
+        ({"reference_num": 1}, "evaluation.reference_num=1 must be at least 2"),
+        ({"keep_best": 0}, "evaluation.keep_best=0 must be at least 1"),
+        ({"metrics": ()}, "evaluation.metrics is empty"),
+        ({"metrics": ("kid", "pr")}, "evaluation.best='fd' is not measured: set it to 'kid' or 'pr', or to None"),
+    ],
+)
+def test_impossible_measurements_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        EvaluationConfig(**{"every": 10, **changes})
+    EvaluationConfig(every=10, metrics=("kid",), best=None)
 
 
 def test_memory_errors_say_what_to_lower():

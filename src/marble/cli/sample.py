@@ -62,6 +62,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("guide", None, "Workdir of a weaker model to go away from (autoguidance).", **text)
     flags.DEFINE_integer("batch_size", None, "Images in one call (default: the config's).", **text)
     flags.DEFINE_integer("step", None, "Checkpoint to use (default: the newest whole one).", **text)
+    flags.DEFINE_bool("best", False, "Use the checkpoint that was measured to be the best while it trained.", **text)
     flags.DEFINE_bool("raw_params", False, "Use the last parameters instead of their moving average.", **text)
     flags.DEFINE_float("ema_length", None, "Average over this share of the training (needs post_hoc_ema).", **text)
     flags.DEFINE_bool("gif", False, "Write trajectory.gif too.", **text)
@@ -104,6 +105,7 @@ def draw(values: flags.FlagValues, edits: bool) -> Any:
     pipe = load(
         values.workdir,
         step=values.step,
+        best=values.best,
         raw_params=values.raw_params,
         ema_length=values.ema_length,
         sampler=values.sampler,

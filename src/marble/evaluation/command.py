@@ -164,7 +164,7 @@ def drawn(directory: str, num: int, sampling: SampleOptions, model: ModelOptions
     step, pipe = loading.load_step(directory, **which)
     found = samples.of_pipeline(pipe, num, sampling, name=directory, as_float=as_float)
     params = params_name(raw_params=model.raw_params, ema_length=model.ema_length)
-    return dataclasses.replace(found, described={**found.described, "params": params, "checkpoint": step})
+    return found.stating(params=params, checkpoint=step)
 
 
 def written(

@@ -75,7 +75,7 @@ class Evaluator:
         self.plan = [Planned(*part, network) for part in parts for network in self._networks_of(*part)]
         for planned in self.plan:
             check_reference(planned, reference)
-        self._directory = tempfile.TemporaryDirectory(prefix="marble-evaluate-")
+        self._directory = tempfile.TemporaryDirectory(prefix="marble-evaluate-", ignore_cleanup_errors=True)
         self._featurizers: dict[tuple[str, tuple[str, ...]], Featurizer] = {}
         self._judged_by: Collected | Statistics | None = None if isinstance(reference, ImageSet) else reference
 

@@ -49,6 +49,10 @@ class ImageSet:
         texts = None if self.texts is None else [self.texts[i] for i in chosen]
         return dataclasses.replace(self, num=num, rows=lambda i: self.rows(chosen[i]), texts=texts)
 
+    def stating(self, **more: Any) -> "ImageSet":
+        """The same, of which the stamp says more."""
+        return dataclasses.replace(self, described={**self.described, **more})
+
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """All of them, [b h w c], b up to size."""
         for start in range(0, self.num, size):

@@ -59,13 +59,17 @@ class Number:
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """How the protocols of two stamps, as ``as_dict`` has them, differ: a line each, [] where they compare."""
-    flat_one, flat_other = _flat(one), _flat(other)
-    keys = [key for key in {**flat_one, **flat_other} if key not in IDENTITY and key.split(".")[0] not in IDENTITY]
+    flat_one, flat_other = protocol(one), protocol(other)
     return [
         f"{key}: {_shown(flat_one, key)} against {_shown(flat_other, key)}"
-        for key in keys
+        for key in {**flat_one, **flat_other}
         if flat_one.get(key) != flat_other.get(key)
     ]
+
+
+def protocol(stamp: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be the same for two numbers to compare, of a stamp as ``as_dict`` has it, by dotted key."""
+    return {k: v for k, v in _flat(stamp).items() if k not in IDENTITY and k.split(".")[0] not in IDENTITY}
 
 
 def versions() -> dict[str, str]:

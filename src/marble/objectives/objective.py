@@ -12,7 +12,7 @@ import flax.linen as nn
 from marble.diffusion.timesteps import LossHistory
 from marble.parallel import DeviceMapping
 from marble.schema import Reading, Section
-from marble.training.loop import TrainingConfig
+from marble.training.config import TrainingConfig
 from marble.training.step import LossFn
 from marble.typing import Array, ImageSpec
 

@@ -19,7 +19,7 @@ from marble.storage import StoredText, copy_files, is_remote, replace_text
 
 logger = logging.getLogger(__name__)
 
-TIMING_FIELDS = ("step_seconds", "images_per_second", "step_seconds_floor", "share_of_peak")
+TIMING_FIELDS = ("step_seconds", "images_per_second", "step_seconds_floor", "share_of_peak", "measure_seconds")
 """The fields of metrics.jsonl in which two equal runs differ."""
 
 

@@ -121,6 +121,7 @@ class Watchdog:
         self._thread = Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Watchdog":
+        self._last = time.monotonic()
         if self._seconds:
             self._thread.start()
         return self
