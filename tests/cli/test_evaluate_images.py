@@ -32,7 +32,7 @@ def folders(tmp_path):
 
 
 def test_the_command_is_the_function_and_the_sets_need_no_model(folders, capsys):
-    out, report = folders / "metrics.json", folders / "report.html"
+    out, report = folders / "new" / "metrics.json", folders / "other" / "report.html"
     words = ["evaluate", "--images", str(folders / "a.npz"), "--reference", str(folders / "b.npz")]
     assert main([*words, "--metrics", "fd,kid", "--out", str(out), "--report", str(report)]) == 0
     printed = capsys.readouterr().out
@@ -79,6 +79,8 @@ def test_the_names_of_the_command_are_those_of_the_metrics():
         (["--images", "A", "--reference", "nowhere"], "nowhere"),
         (["--images", "A", "--reference", "B", "--compare_with", "none.json"], "there is no none.json to compare"),
         (["--workdir", "W", "--metrics", "bpd", "--features", "effnet"], "--features is for metrics of images"),
+        (["--images", "A", "--out", "."], "--out .* can't be written to"),
+        (["--images", "A", "--report", "."], "--report .* can't be written to"),
         ([], "--workdir is missing"),
     ],
 )

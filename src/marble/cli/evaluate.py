@@ -26,11 +26,12 @@ protocols are warned of. Two numbers compare where their protocols are the same:
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from marble.cli.flags import parse, refuse
+from marble.cli.flags import check_writable, parse, refuse
 from marble.errors import InputError
 
 METRICS = ("bpd", "fd", "fd_infinity", "sfd", "is", "kid", "cmmd", "pr", "clip", "memorization", "psnr", "ssim")
@@ -142,6 +143,10 @@ def check(values: flags.FlagValues) -> list[str]:
         refuse(values, ONLY_OF_BITS, "is for --metrics bpd")
     if set(metrics) == {"bpd"}:
         refuse(values, (*OF_JUDGING, *OF_SAMPLES, "save_statistics"), "is for metrics of images, and bpd is of a model")
+    for flag in ("out", "report", "save_statistics"):
+        if values[flag].value is not None:
+            path = Path(values[flag].value)
+            check_writable(flag, str(path.parent), [path.name])
     if values.images is not None:
         refuse(values, (*OF_MODEL, *OF_SAMPLES), "is for --workdir, and not for --images")
     return metrics

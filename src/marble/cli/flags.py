@@ -16,7 +16,10 @@ from marble.storage import expanded, is_remote, run_path
 
 RUNS = ("workdir", "guide")
 """The flags that name a run's folder, which may be in a bucket."""
-FILES = ("out", "input", "lora", "classifier", "init_image", "mask", "interpolate")
+FILES = (
+    *("out", "input", "lora", "classifier", "init_image", "mask", "interpolate"),
+    *("images", "reference", "report", "save_statistics", "compare_with"),
+)
 """Those that name other files and folders, one or several."""
 
 

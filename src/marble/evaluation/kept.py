@@ -42,7 +42,7 @@ def keep_numbers(path: Any, numbers: Sequence[Number]) -> list[str]:
         if key in before:
             warnings += compared(number, before[key], f"{path} had")
         before[key] = number.as_dict()
-    replace_text(epath.Path(path), strict_json.dumps(found, indent=1) + "\n")
+    _write(path, found)
     return warnings
 
 
@@ -50,6 +50,11 @@ def keep(path: Any, metric: str, entry: str, value: Mapping[str, Any]) -> None:
     """Puts one entry of a metric into a metrics.json, beside what is there."""
     found = read(path)
     found.setdefault(metric, {})[entry] = value
+    _write(path, found)
+
+
+def _write(path: Any, found: Mapping[str, Any]) -> None:
+    epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
     replace_text(epath.Path(path), strict_json.dumps(found, indent=1) + "\n")
 
 
