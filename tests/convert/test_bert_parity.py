@@ -163,9 +163,9 @@ def test_minilm_s_sentences():
     params = {"params": read(model, safetensors_numpy.load_file(folder / "model.safetensors"))}
     found = np.asarray(sentence_embedding(jax.jit(model.apply)(params, tokens, mask), jnp.asarray(mask)))
     np.testing.assert_allclose(found, embeddings_of_theirs(folder, tokens, mask), rtol=0, atol=1e-4)
-    dog, puppy, car, guitar, music, _ = found
+    dog, puppy, car, guitar, *_ = found
     assert dog @ puppy > dog @ car + 0.1
-    assert max(found[3:] @ guitar - np.eye(3)[0]) == guitar @ music
+    assert np.argmax(found[4:] @ guitar) == 0  # of music and the last, which differ by more than rounding
 
 
 def embeddings_of_theirs(folder, tokens, mask):
