@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 workdir=${1:-runs/digits}
-source launch/environment.sh
+source launch/environment.sh ""  # or it would take WORKDIR for extras
 
 started=$SECONDS
 marble train --config configs/digits.py --workdir "$workdir"
