@@ -34,6 +34,8 @@ def test_quickstart_trains_samples_and_says_where(fakes):
         "marble sample --workdir my runs/digits --num 64 --seed 0 --out my runs/digits/out --gif",
     ]
     assert "my runs/digits/out/samples.png" in done.stdout
+    (install,) = [call for call in calls if "pip install" in call]
+    assert "my runs" not in install  # which is no extra
 
 
 def test_a_failed_training_is_not_sampled(fakes):
