@@ -142,7 +142,7 @@ def _without_text(tensors: Tensors, ignore_text_encoder: bool, source: str) -> d
         first = short(next(name for name in tensors if name not in kept))
         raise InputError(
             f"{source} adapts a text encoder too ({len(tensors) - len(kept)} arrays, as {first}), which is not "
-            "supported, and is another model without that: give a file of the denoising network alone, or read the rest "
+            "supported, and is another model without that: give a file of the network alone, or read the rest "
             "by marble.convert.lora.read with ignore_text_encoder=True"
         )
     return kept
