@@ -25,6 +25,7 @@ from marble.cli.main import main
 from marble.errors import EXIT_RESTART, InputError, RunError
 from marble.pipelines.pictures import replacing
 from marble.storage import check_bucket, may_pass
+from marble.training import best
 
 NUM_STEPS, KEPT = 60, 2
 OPTIONS = [
@@ -186,6 +187,30 @@ def test_checkpoints_of_one_step_are_set_aside_beside_each_other(cloud, stopped,
         assert step not in checkpoint.saved_steps(workdir)
     aside = {name.split("/")[2] for name in cloud.names(f"{folder}/checkpoints-damaged/")}
     assert aside == {f"{step}.0", f"{step}.1"}
+
+
+def test_the_best_checkpoints_in_a_bucket_are_copies_that_are_whole(cloud, workdir, refuse):
+    newest, before = checkpoint.saved_steps(workdir)
+    judge, target = best.Judge("FD", False, {}), {"step": np.int32(0)}
+    assert best.keep(workdir, before, 5.0, judge, num=1)
+    refuse(403, lambda method, path: f"best/{newest}/commit" in path and method == "POST")
+    with pytest.raises(RunError, match=f"step {newest} could not be kept"):
+        best.keep(workdir, newest, 4.0, judge, num=1)
+    assert checkpoint.saved_steps(workdir, best.FOLDER) == [before]  # and not the half of the other
+    assert best.restore_best(workdir, target)[0] == before
+    refuse(403, lambda method, path: False)
+    assert best.keep(workdir, newest, 4.0, judge, num=1)
+    step, state = best.restore_best(workdir, target)
+    assert step == state["step"] == newest
+    folder = workdir.removeprefix("gs://bucket/")
+    copied, original = (cloud.names(f"{folder}/{part}/{newest}/") for part in (best.FOLDER, checkpoint.FOLDER))
+    assert copied == [name.replace(f"{folder}/checkpoints/", f"{folder}/best/") for name in original]
+    assert cloud.names(f"{folder}/best/") == [
+        f"{folder}/best/{name}"
+        for name in sorted([name.removeprefix(f"{folder}/best/") for name in copied] + ["best.json"])
+    ]
+    assert best.keep(workdir, before, 9.0, judge._replace(name="KID"), num=1)
+    assert checkpoint.saved_steps(workdir, "best-0") == [newest] and best.restore_best(workdir, target)[0] == before
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -321,7 +321,7 @@ def test_the_program_of_a_checkpoint_that_is_planned_is_the_one_that_samples(che
     assert unread_pipe.lower(shapes, batch_size=8).as_text() == lowered.as_text()
     request = {"text": "a photo of a cat"}
     rows = pipe.mapping.put(pipe.rows(8, seed=5, request=request))
-    settings = pipe.grid(5), np.int32(5), pipe.guidance(request), traced_settings(pipe.sampler)
+    settings = pipe.grid(5, sampler=pipe.sampler), np.int32(5), pipe.guidance(request), traced_settings(pipe.sampler)
     images, _ = lowered.compile()(pipe.all_params(), rows, np.uint32(5), *settings)
     drawn = pipe.sample(8, seed=5, steps=5, as_float=True, **request)
     np.testing.assert_allclose(np.clip(images, -1, 1), drawn, atol=1e-4)

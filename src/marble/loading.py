@@ -16,6 +16,7 @@ from marble.builders import Layout, as_now, build, complete, renamed
 from marble.convert import adapters, pipeline_folder
 from marble.convert.classifier import adm_classifier
 from marble.convert.folder import open_part, params_of_part
+from marble.convert.published import told_of
 from marble.errors import InputError
 from marble.experiments import Experiment
 from marble.objectives.objective import Objective
@@ -155,7 +156,8 @@ def recalled(workdir: str) -> tuple[Mapping[str, Any], DataFacts]:
         training = {**TRAINS_NOTHING["training"], **found.get("training", {})}
         sampling = {"batch_size": images_at_once(described.image), **found["sampling"]}
         found |= {"training": training, "sampling": sampling}
-        config = complete({**TRAINS_NOTHING, "data": {"name": "published"}, **found})
+        with told_of(workdir):
+            config = complete({**TRAINS_NOTHING, "data": {"name": "published"}, **found})
         return config, DataFacts(described.image, {}, PUBLISHED, described.class_names)
     kept, data = workdirs.recall(workdir)
     return located(as_now(kept), workdir), data
@@ -208,11 +210,11 @@ def _params(
     ema_length: float | None,
 ) -> tuple[int, Any]:
     """The step, and the parameters on the host."""
-    shapes = jax.eval_shape(experiment.init_params)
     if is_published(workdir):
         if step is not None:
             raise InputError(f"step={step} given, and {workdir} is no run with several: leave it out")
         return 0, params_of_part(open_part(pipeline_folder.denoiser_folder(workdir)))
+    shapes = jax.eval_shape(experiment.init_params)
     if ema_length is not None:
         step, params = post_hoc_ema.reconstruct(workdir, ema_length, shapes, step=step)
         return step, params

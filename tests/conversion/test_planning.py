@@ -31,6 +31,9 @@ def test_wrong_input_is_told(tmp_path):
         (dict(source=tmp_path / "empty", out=tmp_path / "out"), "is neither a workdir .* nor a folder of diffusers"),
         (dict(source=source, out=source), "--out .* is a folder with something in it: give a new name"),
         (dict(source=source, out=tmp_path / "file"), "--out .* is a file: give a new name"),
+        (dict(source=source, out=source / "unet" / "out"), "--out .* lies in --in .*: give a place outside"),
+        (dict(source=source, out=tmp_path / "x" / ".." / "in" / "out"), "--out .* lies in --in "),
+        (dict(source=b"\xff/in".decode(errors="surrogateescape"), out=tmp_path / "out"), r"--in .*\\xff/in has a name"),
         (dict(source=source, out=tmp_path / "file" / "out"), "--out .* can't be made"),
         (dict(source=source, out="gs://bucket/out"), "is in a bucket: give a path of this machine"),
         (dict(source=digits, out=tmp_path / "out", to="marble"), "is a workdir of marble already"),
@@ -42,6 +45,7 @@ def test_wrong_input_is_told(tmp_path):
         with pytest.raises(InputError, match=message):
             convert(**arguments)
     assert_nothing_at(tmp_path / "out")
+    assert not (source / "out").exists() and not (source / "unet" / "out").exists()
 
 
 def test_an_empty_folder_will_do_and_a_full_disk_will_not(tmp_path, monkeypatch):

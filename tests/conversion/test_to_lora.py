@@ -42,7 +42,9 @@ def test_the_file_holds_the_adapters_transposed(adapted, dtype, tmp_path):
 def test_the_base_with_the_file_is_the_run_s_network(adapted, tmp_path):
     base, run, _ = adapted
     convert(run, tmp_path / "out", to="lora")
-    found = flat(loading.load(str(base), lora=str(tmp_path / "out" / FILE)).params)
+    found = flat(loading.load(str(base), lora=str(tmp_path / "out")).params)
+    at_the_file = flat(loading.load(str(base), lora=str(tmp_path / "out" / FILE)).params)
+    assert all(np.array_equal(found[path], array) for path, array in at_the_file.items())
     whole, plain = (flat(loading.load_params(str(folder))[2]) for folder in (run, base))
     assert set(found) == set(whole)
     for path, array in whole.items():

@@ -1,6 +1,7 @@
 """A run that measures its samples while it trains: numbers of steps, and the best checkpoint beside the newest."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,12 @@ from marble import builders, checkpoint, run
 from marble.cli.main import main
 from marble.config import load_config
 from marble.errors import InputError
-from marble.evaluation import EvaluationOptions, Evaluator, evaluator, of_arrays, of_source
+from marble.evaluation import EvaluationOptions, Evaluator, evaluator, in_training, of_arrays, of_source
+from marble.parallel import ParallelConfig
+from marble.pipelines import VAESamplingConfig
 from marble.training import best
+from marble.training.config import EvaluationConfig
+from marble.typing import ImageSpec
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +109,51 @@ def test_what_can_t_be_measured_is_told_before_anything_is_written(options, mess
     with pytest.raises(InputError, match=message):
         run.run(config_of(2, **options), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_calls_of_several_steps_end_where_it_is_measured(tmp_path):
+    config = config_of(4, every=3)
+    config.training.update(dict(steps_per_call=2, log_every=0, checkpoint_every=0))
+    with pytest.raises(InputError, match="evaluation.every=3 must be a multiple of training.steps_per_call=2"):
+        run.run(config, str(tmp_path / "run"))
+
+
+class Drawn:
+    """A pipeline of texts that keeps what it is asked for: image i is its parameters plus i."""
+
+    image, config = ImageSpec((8, 8, 3), 256), VAESamplingConfig(batch_size=4)
+    conditioner = SimpleNamespace(requests=("text",))
+
+    def __init__(self):
+        self.asked = []
+
+    def num_steps(self):
+        return 1
+
+    def sample(self, num, *, seed, first, params, text, **_):
+        self.asked += text
+        return np.stack([np.full((8, 8, 3), params + first + i, np.uint8) for i in range(num)])
+
+
+def test_a_model_of_texts_draws_those_that_its_config_shows():
+    shown = ["a fox", "a hare", "an owl"]
+    experiment = SimpleNamespace(
+        seed=0,
+        evaluation=EvaluationConfig(every=1, num=6, reference="reference"),
+        objective=SimpleNamespace(examples=lambda num: {"text": [shown[i % 3] for i in range(num)]}),
+    )
+    images = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(in_training, "reference_of", lambda *_, **__: of_arrays(images))
+        pipe = Drawn()
+        measure = in_training.measuring(experiment, None, pipe, ParallelConfig().open(), name="a run")
+    assert pipe.asked == []
+    (number,) = measure(7, 3)
+    assert pipe.asked == 2 * shown and number.entry["stamp"]["images"]["checkpoint"] == 3
+    drawn = np.stack([np.full((8, 8, 3), 7 + i, np.uint8) for i in range(6)])
+    (wanted,) = Evaluator(EvaluationOptions(), of_arrays(images)).numbers(of_arrays(drawn))
+    np.testing.assert_allclose(number.value, wanted.value, rtol=1e-6)
+    assert number.protocol["images.text"] and "images.checkpoint" not in number.protocol
 
 
 def test_a_run_without_measuring_has_no_best(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from marble.errors import InputError
-from marble.models.attention import SelfAttention, attend
+from marble.models.attention import SelfAttention, attend, check_heads
 from marble.models.layers import GroupNorm
 
 
@@ -66,3 +66,9 @@ def test_attention_starts_as_the_identity():
 def test_heads_that_do_not_divide_the_channels_are_refused():
     with pytest.raises(InputError, match="8 channels can't be split into num_heads 3: take num_heads 2"):
         SelfAttention(num_heads=3, num_groups=4).init(jax.random.key(0), jnp.zeros((1, 2, 2, 8)))
+
+
+@pytest.mark.parametrize("num_heads", [0, -2])
+def test_there_is_a_head(num_heads):
+    with pytest.raises(InputError, match=f"num_heads {num_heads} must be at least 1"):
+        check_heads(8, num_heads)

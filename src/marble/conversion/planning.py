@@ -14,6 +14,7 @@ from marble.conversion.writing import Plan, Progress, check_new, in_units, new_f
 from marble.convert.folder import CONFIG, read_json
 from marble.convert.kinds import kind_of
 from marble.convert.pipeline_folder import SCHEDULER
+from marble.convert.published import told_of
 from marble.errors import InputError
 from marble.storage import check_utf8, expanded, is_remote, run_path
 
@@ -68,7 +69,9 @@ def convert(
         prediction_type=prediction_type,
         image_size=image_size,
     )
-    plan = _planned(_readable(source), to, _dtype(dtype), options)
+    source = _readable(source)
+    check_apart(source, out)
+    plan = _planned(source, to, _dtype(dtype), options)
     with new_folder(out, plan.size) as folder, Progress(plan.size, is_shown=progress) as bar:
         plan.write(folder, bar)
     logger.info("wrote %s: %s, %s", out, plan.what, in_units(size_of_folder(out)))
@@ -85,6 +88,12 @@ def _readable(source: str) -> str:
         shown = os.fsencode(path).decode(errors="backslashreplace")
         raise InputError(f"--in {shown} has a name that is not UTF-8, and can't be read: rename it") from error
     return path
+
+
+def check_apart(source: str, out: Path) -> None:
+    """InputError where out would lie in the folder that is converted."""
+    if not is_remote(source) and Path(source).resolve() in out.resolve().parents:
+        raise InputError(f"--out {out} lies in --in {source}, which would be another folder then: give a place outside")
 
 
 def _dtype(name: str | None) -> Any:
@@ -114,8 +123,9 @@ def _planned(source: str, to: To | None, dtype: Any, options: dict[str, Any]) ->
     if loading.is_published(source) and not _is_part(path):
         if to == "diffusers":
             return rewriting.plan_of_folder(path, dtype)
-        found, described = pipeline.of_folder(path)
-        return to_marble.plan_of(to_marble.model_of(found, described), dtype)
+        with told_of(path):
+            found, described = pipeline.of_folder(path)
+            return to_marble.plan_of(to_marble.model_of(found, described), dtype)
     if (path / CONFIG).exists():
         kind = kind_of(read_json(path / CONFIG, ""), source)
         return _alone(path, to, with_article(kind)) or rewriting.plan_of_folder(path, dtype)

@@ -21,7 +21,7 @@ from marble.conversion.writing import (
     write_part,
 )
 from marble.convert import files, pipeline_folder, taesd
-from marble.convert.folder import CONFIG, WEIGHTS, Part, open_part, read_json, write_tensors
+from marble.convert.folder import CONFIG, WEIGHTS, Part, open_part, read_json, read_published, write_tensors
 from marble.convert.kinds import KINDS, kind_of
 from marble.convert.pipeline_folder import INDEX, SCHEDULER, Index
 from marble.convert.tensors import Tensors
@@ -75,7 +75,7 @@ def check_whole(index: Index) -> None:
         if name in TOKENIZERS:
             Tokenizer.open(folder)
         elif name == "scheduler":
-            read_json(folder / SCHEDULER, f"{INDEX} names a scheduler, put it there")
+            read_published(folder / SCHEDULER, f"{INDEX} names a scheduler, put it there")
         elif not (folder / CONFIG).is_file() or not any((folder / weights).is_file() for weights in WEIGHTS):
             missing = f"{INDEX} names {name}, and {name}/ has no {CONFIG} with weights"
             raise InputError(f"{index.path}: {missing}: download the whole of it")

@@ -16,8 +16,7 @@ from marble.checkpoint import CheckpointWriter
 from marble.conversion.pipeline import Pipeline
 from marble.conversion.writing import Plan, Progress, check_part, copy_tokenizer, size_of_part, tracked, write_part
 from marble.convert import names
-from marble.convert.folder import Part
-from marble.convert.kinds import shapes_of
+from marble.convert.folder import Part, shapes_of_part
 from marble.convert.names import Table
 from marble.convert.pipeline_folder import Described
 from marble.convert.tensors import Tensors
@@ -55,8 +54,7 @@ class Model(NamedTuple):
 def model_of(pipeline: Pipeline, described: Described) -> Model:
     """The model of a pipeline of diffusers."""
     part = pipeline.parts[pipeline.denoiser]
-    shapes = shapes_of(part.model, part.config, part.kind)
-    denoiser = Denoiser(part.table, part.tensors, shapes, str(part.path))
+    denoiser = Denoiser(part.table, part.tensors, shapes_of_part(part), str(part.path))
     frozen = {name: other for name, other in pipeline.parts.items() if name != pipeline.denoiser}
     return Model(described.config, described.image, denoiser, described.class_names, frozen, pipeline.tokenizers)
 

@@ -15,8 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from marble.convert import clip, dit, files, kinds, names
-from marble.convert.folder import Part, write_tensors
-from marble.convert.kinds import shapes_of
+from marble.convert.folder import Part, shapes_of_part, write_tensors
 from marble.convert.tensors import Tensor, Tensors
 from marble.data.tokenizer_files import VOCABULARIES
 from marble.errors import InputError
@@ -126,7 +125,7 @@ def size_of(tensors: Tensors, dtype: Any = None) -> int:
 
 def check_part(part: Part) -> None:
     """InputError unless the tensors of a network are those of its config."""
-    names.check(part.table, part.tensors, shapes_of(part.model, part.config, part.kind), source=str(part.path))
+    names.check(part.table, part.tensors, shapes_of_part(part), source=str(part.path))
 
 
 def size_of_part(part: Part, dtype: Any = None) -> int:
@@ -145,6 +144,7 @@ def write_part(folder: Path, part: Part, dtype: Any, progress: Progress, name: s
     tensors = _whole(part)
     if part.kind in kinds.CLIP:
         tensors = clip.as_in_file(tensors, files.read(part.path))
+    tensors = names.finite(tensors, str(part.path))
     write_tensors(folder, config_in(part.config, dtype), tracked(tensors, dtype, progress))
 
 

@@ -167,6 +167,6 @@ def _a_level(value: Any, levels: int, key: str) -> tuple[int, ...]:
 
 def _one(value: Any, key: str) -> int:
     values = set(value) if isinstance(value, list | tuple) else {value}
-    if len(values) != 1:
+    if len(values) != 1 or None in values:
         raise unsupported(NAME, key, value, "one number")
     return values.pop()

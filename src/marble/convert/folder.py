@@ -17,6 +17,7 @@ from marble.convert import dit, files, names, safetensors_file
 from marble.convert.flax_names import of_flax
 from marble.convert.kinds import KINDS, Config, kind_of, shapes_of
 from marble.convert.names import Table
+from marble.convert.published import told_of
 from marble.convert.tensors import Tensors
 from marble.convert.values import check_values
 from marble.errors import InputError
@@ -40,6 +41,9 @@ WEIGHTS = (
 )
 """The files that weights are in, the one that is taken first: those in full precision before those in half of it."""
 
+MOST_MISSING = 4
+"""Arrays that a config may ask for, for each that there is, to be told which are not there."""
+
 
 class Part(NamedTuple):
     """A network in a folder."""
@@ -54,6 +58,12 @@ class Part(NamedTuple):
     """Their class."""
     path: Path
     """Of the weights."""
+
+    @property
+    def described_in(self) -> Path:
+        """The file that says its architecture: config.json, or the weights where there is none beside them."""
+        beside = self.path.parent / CONFIG
+        return beside if beside.is_file() else self.path
 
 
 def open_part(folder: str | os.PathLike[str], **fields: Any) -> Part:
@@ -76,8 +86,22 @@ def open_part(folder: str | os.PathLike[str], **fields: Any) -> Part:
 
 def params_of_part(part: Part, dtype: Any = np.float32) -> Any:
     """Its parameters, arrays on the host of that dtype; InputError where the weights don't fit the config."""
-    shapes = shapes_of(part.model, part.config, part.kind)
+    shapes = shapes_of_part(part)
     return names.params_of(part.table, part.tensors, shapes, dtype=dtype, source=str(part.path))
+
+
+def shapes_of_part(part: Part) -> Any:
+    """The shapes of its parameters; InputError, which begins with the file, for a config that is no network.
+
+    A config that asks for many more arrays than its file has is refused before its layers are traced, one by one.
+    """
+    if len(part.table) > MOST_MISSING * len(part.tensors):
+        raise InputError(
+            f"{part.path} has {len(part.tensors)} arrays, and {part.described_in.name} asks for {len(part.table)}: "
+            "they are not of one network"
+        )
+    with told_of(part.described_in):
+        return shapes_of(part.model, part.config, part.kind)
 
 
 def write_part(folder: str | os.PathLike[str], config: Config, table: Table, params: Any, *, dtype: Any = None) -> Path:
@@ -102,17 +126,22 @@ def write_tensors(folder: str | os.PathLike[str], config: Config, tensors: Tenso
 
 def config_and_kind(folder: Path) -> tuple[dict[str, Any], str]:
     """(config.json, the class that it names) of a network's folder; InputError where it is not supported."""
-    config = read_json(folder / CONFIG, "give a network's folder, of diffusers or transformers")
+    config = read_published(folder / CONFIG, "give a network's folder, of diffusers or transformers")
     kind = kind_of(config, str(folder))
     return config | ({"_class_name": kind} if "_class_name" in config else {}), kind
 
 
 def model_of(folder: Path, config: Config, kind: str, **fields: Any) -> Any:
     """The network of a config; InputError, which begins with the file, for what is not supported."""
-    try:
+    with told_of(folder / CONFIG):
         return KINDS[kind].model(config, **fields)
-    except InputError as error:
-        raise InputError(f"{folder / CONFIG}: {error}") from error
+
+
+def read_published(path: Path, remedy: str) -> dict[str, Any]:
+    """The same as ``read_json`` of a config that marble knows the keys of; InputError for values that can't be."""
+    config = read_json(path, remedy)
+    check_values(config, str(path))
+    return config
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
@@ -127,7 +156,6 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         raise InputError(f"{path} is not JSON: download or copy it again") from error
     if not isinstance(found, dict):
         raise InputError(f"{path} is JSON, but no object: download or copy it again")
-    check_values(found, str(path))
     return found
 
 

@@ -27,7 +27,7 @@ from flax import traverse_util
 from marble.convert import files, safetensors_file
 from marble.convert.lora_config import KEY, alpha_of, config_in, written
 from marble.convert.lora_names import keys_of, refuse_misfits, short
-from marble.convert.names import CONV, DENSE, POINTWISE, POINTWISE_1D, Layout, Table, flat, is_float, shape_of
+from marble.convert.names import CONV, DENSE, POINTWISE, POINTWISE_1D, Layout, Table, finite, flat, is_float, shape_of
 from marble.convert.tensors import Tensor, Tensors
 from marble.errors import InputError
 from marble.models.lora import Lora, check_ranks, pairs
@@ -94,7 +94,7 @@ def read(
     text encoder too is another model without that: it is refused, unless ignore_text_encoder. InputError, one line that
     begins with source, for a key of no layer, a half without the other, and a shape that does not fit.
     """
-    kept = _without_text(tensors, ignore_text_encoder, source)
+    kept = finite(_without_text(tensors, ignore_text_encoder, source), source)
     modules = _modules(table, flat(shapes))
     keys = keys_of(kept, modules, part, source)
     _check(kept, keys, modules, source)
@@ -178,16 +178,17 @@ def _check(tensors: Tensors, keys: Mapping[str, Mapping[str, str]], modules: Map
 
 def _misfits(key: Mapping[str, str], tensors: Tensors, module: Module) -> list[str]:
     down, up = (tuple(tensors[key[half]].shape) for half in ("down", "up"))
-    rank = down[0] if down and down[0] <= MOST_RANK else 0
+    rank = down[0] if down else 0
+    if not 1 <= rank <= MOST_RANK:
+        return [f"{key['down']} is {list(down)}, and its rank, the first number, must be from 1 to {MOST_RANK}"]
     wanted = {
         "down": shape_of((*module.shape[:-1], rank), module.down),
         "up": shape_of((rank, module.shape[-1]), module.up),
     }
-    limits = "" if rank else f", its rank from 1 to {MOST_RANK}"
     return [
-        f"{key[half]} is {list(shape)} and must be {list(wanted[half])}{limits}"
+        f"{key[half]} is {list(shape)} and must be {list(wanted[half])}"
         for half, shape in (("down", down), ("up", up))
-        if not rank or _bare(shape) != _bare(wanted[half])
+        if _bare(shape) != _bare(wanted[half])
     ]
 
 

@@ -96,9 +96,10 @@ def params_of(table: Table, tensors: Tensors, shapes: Any, *, dtype: Any = np.fl
     """Our parameters, arrays on the host of that dtype, from a file's tensors.
 
     shapes is what ``jax.eval_shape`` says of them. InputError, which begins with source, unless the names and the
-    shapes are the table's, with what differs.
+    shapes are the table's, with what differs, and where a number is none.
     """
     check(table, tensors, shapes, source=source)
+    tensors = finite(tensors, source)
     read = {
         ours: np.asarray(layout.to_ours(tensors[theirs].read()), dtype, order="C") for ours, theirs, layout in table
     }
@@ -154,6 +155,18 @@ def check(table: Table, tensors: Tensors, shapes: Any, *, source: str) -> None:
 def is_float(dtype: Any) -> bool:
     """Whether numbers of this type are real and have fractions."""
     return jax.dtypes.issubdtype(dtype, np.floating)
+
+
+def finite(tensors: Tensors, source: str) -> dict[str, Tensor]:
+    """The tensors, each of which is an InputError when it is read where it has NaN or infinity in it."""
+
+    def read(name: str, tensor: Tensor) -> np.ndarray:
+        array = tensor.read()
+        if is_float(array.dtype) and not np.isfinite(array).all():
+            raise InputError(f"{source} has NaN or infinity in {name}: download or copy it again")
+        return array
+
+    return {name: t._replace(read=lambda name=name, t=t: read(name, t)) for name, t in tensors.items()}
 
 
 def some_of(lines: Sequence[str], count: int | None = None) -> str:

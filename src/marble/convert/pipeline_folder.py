@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from marble.convert import autoencoder_kl, conditional_unet, ddpm, dit, taesd
-from marble.convert.folder import CONFIG, config_and_kind, model_of, read_json
+from marble.convert.folder import CONFIG, config_and_kind, model_of, read_json, read_published
 from marble.convert.kinds import Config
-from marble.convert.published import side_of
+from marble.convert.published import side_of, told_of
 from marble.convert.scheduler import sections_of
 from marble.errors import InputError
 from marble.typing import ImageSpec
@@ -47,7 +47,7 @@ class Index(NamedTuple):
 def read_index(folder: str | os.PathLike[str]) -> Index:
     """The model_index.json of a folder; InputError for a pipeline that is not supported."""
     path = Path(folder)
-    config = read_json(path / INDEX, "give a folder that diffusers wrote, or download the whole of it")
+    config = read_published(path / INDEX, "give a folder that diffusers wrote, or download the whole of it")
     name = str(config.get("_class_name")).removeprefix("Flax")
     if name not in PIPELINES:
         why = f" ({UNSUPPORTED[name]})" if name in UNSUPPORTED else ""
@@ -123,7 +123,8 @@ class Denoiser(NamedTuple):
     @property
     def side(self) -> int:
         """Of what diffuses, by its config."""
-        return side_of(self.config, self.config.get("_class_name", "a network"))
+        with told_of(self.folder / CONFIG):
+            return side_of(self.config, self.config.get("_class_name", "a network"))
 
     @property
     def learns_variance(self) -> bool:
@@ -236,12 +237,10 @@ def _denoiser(index: Index, part: str, expected: str) -> Denoiser:
 def _sections(index: Index, network: Denoiser) -> dict[str, dict[str, Any]]:
     """diffusion and sampling, by the scheduler; InputError where it and the network differ in what is learned."""
     path = index.folder("scheduler") / SCHEDULER
-    config = read_json(path, "it says what the network was trained for; put it there")
+    config = read_published(path, "it says what the network was trained for; put it there")
     config |= {"_class_name": OWN_SCHEDULER[index.name]} if index.name in OWN_SCHEDULER else {}
-    try:
+    with told_of(path):
         sections = sections_of(config)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
     if network.learns_variance:
         sections["diffusion"]["variance_type"] = "learned_range"
     elif sections["diffusion"]["variance_type"] == "learned_range":

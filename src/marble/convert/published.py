@@ -1,12 +1,25 @@
 """Configs as diffusers and transformers publish them: what they may say, and the errors for what they may not."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 from marble.errors import InputError
 
 Pair = tuple[str, str]
 """A kind of block: on the way down, and up."""
+
+
+@contextlib.contextmanager
+def told_of(path: str | PathLike[str]) -> Iterator[None]:
+    """A block whose InputErrors begin with the path of what is wrong, where they don't yet."""
+    try:
+        yield
+    except InputError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise InputError(f"{path}: {error}") from error
 
 
 def check_supported(config: Mapping[str, Any], name: str, supported: Mapping[str, Sequence[Any]]) -> None:

@@ -30,6 +30,8 @@ VARIANCES = {
     "learned_range": "learned_range",
 }
 """Those that end in _log are the same variance. diffusers' learned is not ours, which is of the logarithm."""
+TIMESTEP_SPACINGS = ("linspace", "leading", "trailing")
+"""timestep_spacing, of grids of steps."""
 SPACINGS = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "log_snr", "use_lu_lambdas": "log_snr"}
 """The keys that ask for a grid of noise levels: our timestep_spacing."""
 

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from marble.convert.folder import Part, params_of_part
-from marble.convert.kinds import shapes_of
+from marble.convert.folder import Part, params_of_part, shapes_of_part
 from marble.convert.names import check
 
 _IS_UNREAD: ContextVar[bool] = ContextVar("is_unread", default=False)
@@ -29,7 +28,7 @@ def frozen_params(part: Part, dtype: Any) -> Any:
     """The parameters of a network that is not trained, held in dtype; InputError where the weights don't fit it."""
     if not _IS_UNREAD.get():
         return params_of_part(part, dtype)
-    shapes = shapes_of(part.model, part.config, part.kind)
+    shapes = shapes_of_part(part)
     check(part.table, part.tensors, shapes, source=str(part.path))
     zero = np.zeros((), dtype)
     return jax.tree.map(lambda leaf: np.broadcast_to(zero, leaf.shape), shapes)

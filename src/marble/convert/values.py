@@ -1,4 +1,4 @@
-"""What kinds of values the keys of published configs have, whatever the network: checked as a file is read.
+"""What kinds of values the keys of published configs have: checked as a file is read, before any network is made.
 
 Configs are data of others. A side of 0, a width of a million millions or a word for a number would else be met deep
 within, where nothing knows the file any more. None says nothing, and what it stands for is each network's own.
@@ -20,50 +20,54 @@ class Kind(NamedTuple):
     fits: Callable[[Any], bool]
     told: str
 
+    def listed(self, depth: int = 1) -> "Kind":
+        """Such a value, or a list of them, in which there may be lists to that depth; not an empty one."""
 
-def _is_whole(low: int, high: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        def all_fit(value: Any, depth: int = depth) -> bool:
+            if _is_list(value):
+                return depth > 0 and len(value) > 0 and all(all_fit(item, depth - 1) for item in value)
+            return self.fits(value)
+
+        return Kind(all_fit, f"{self.told}, or a list of such")
+
+    def list(self) -> "Kind":
+        """A list of them, and not an empty one."""
+        return Kind(
+            lambda value: _is_list(value) and len(value) > 0 and all(map(self.fits, value)),
+            f"a list, each {self.told}",
+        )
 
 
-def _is_number(low: float, *, above: bool = False) -> Callable[[Any], bool]:
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _whole(low: int, high: int, told: str) -> Kind:
+    return Kind(lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high, told)
+
+
+def _number(is_allowed: Callable[[float], bool], told: str) -> Kind:
     def fits(value: Any) -> bool:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return is_number and math.isfinite(value) and (value > low if above else value >= low)
+        return is_number and math.isfinite(value) and is_allowed(value)
 
-    return fits
-
-
-def _or_listed(fits: Callable[[Any], bool], depth: int = 2) -> Callable[[Any], bool]:
-    """A value, or a list of such, in which there may be lists; not an empty one."""
-
-    def all_fit(value: Any, depth: int = depth) -> bool:
-        if isinstance(value, list | tuple):
-            return depth > 0 and len(value) > 0 and all(all_fit(item, depth - 1) for item in value)
-        return fits(value)
-
-    return all_fit
+    return Kind(fits, told)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-COUNT = Kind(_or_listed(_is_whole(1, MOST_COUNT)), f"a whole number from 1 to {MOST_COUNT}, or a list of such")
-LAYERS = Kind(_or_listed(_is_whole(1, MOST_LAYERS)), f"a whole number from 1 to {MOST_LAYERS}, or a list of such")
-WHOLE = Kind(_is_whole(0, 2**31), "a whole number, 0 or more")
-ABOVE_0 = Kind(_is_number(0, above=True), "a number above 0")
-FROM_0 = Kind(_is_number(0), "a number, 0 or more")
+COUNT = _whole(1, MOST_COUNT, f"a whole number from 1 to {MOST_COUNT}")
+LAYERS = _whole(1, MOST_LAYERS, f"a whole number from 1 to {MOST_LAYERS}")
+WHOLE = _whole(0, 2**31, "a whole number, 0 or more")
+ABOVE_0 = _number(lambda value: value > 0, "a number above 0")
+FROM_0 = _number(lambda value: value >= 0, "a number, 0 or more")
 FLAG = Kind(lambda value: isinstance(value, bool), "true or false")
-TEXTS = Kind(lambda value: isinstance(value, list | tuple) and all(map(_is_text, value)), "a list of names")
-NUMBERS = Kind(lambda value: isinstance(value, list | tuple) and all(map(_is_number(0), value)), "a list of numbers")
-NAME = Kind(_is_text, "a name")
+NAME = Kind(lambda value: isinstance(value, str), "a name")
 NAMES = Kind(lambda value: isinstance(value, Mapping), "an object of names")
+NUMBERS = Kind(lambda value: _is_list(value) and all(map(FROM_0.fits, value)), "a list of numbers")
 
 KINDS_OF_VALUES: Mapping[str, Kind] = {
     **dict.fromkeys(
         (
-            *("sample_size", "image_size", "patch_size", "in_channels", "out_channels", "latent_channels"),
-            *("block_out_channels", "encoder_block_out_channels", "decoder_block_out_channels"),
+            *("image_size", "patch_size", "in_channels", "out_channels", "latent_channels"),
             *("attention_head_dim", "num_attention_heads", "cross_attention_dim", "caption_projection_dim"),
             *("norm_num_groups", "attn_norm_num_groups", "addition_time_embed_dim", "num_class_embeds"),
             *("projection_class_embeddings_input_dim", "time_embedding_dim", "num_embeds_ada_norm"),
@@ -72,13 +76,16 @@ KINDS_OF_VALUES: Mapping[str, Kind] = {
         ),
         COUNT,
     ),
+    "sample_size": COUNT.listed(),
     **dict.fromkeys(
-        (
-            *("layers_per_block", "num_layers", "num_hidden_layers", "transformer_layers_per_block"),
-            *("num_encoder_blocks", "num_decoder_blocks", "solver_order"),
-        ),
+        ("block_out_channels", "encoder_block_out_channels", "decoder_block_out_channels"),
+        COUNT.list(),
+    ),
+    **dict.fromkeys(
+        ("layers_per_block", "num_layers", "num_hidden_layers", "transformer_layers_per_block", "solver_order"),
         LAYERS,
     ),
+    **dict.fromkeys(("num_encoder_blocks", "num_decoder_blocks"), LAYERS.list()),
     **dict.fromkeys(("steps_offset", "freq_shift", "downsample_padding"), WHOLE),
     **dict.fromkeys(("scaling_factor", "norm_eps", "layer_norm_eps", "mlp_ratio", "clip_sample_range"), ABOVE_0),
     **dict.fromkeys(("beta_start", "beta_end", "dropout", "sigma_min", "sigma_max", "sample_max_value"), FROM_0),
@@ -89,7 +96,7 @@ KINDS_OF_VALUES: Mapping[str, Kind] = {
         ),
         FLAG,
     ),
-    **dict.fromkeys(("down_block_types", "up_block_types"), TEXTS),
+    **dict.fromkeys(("down_block_types", "up_block_types"), NAME.list()),
     **dict.fromkeys(
         (
             *("beta_schedule", "prediction_type", "variance_type", "timestep_spacing", "algorithm_type", "solver_type"),
@@ -100,17 +107,35 @@ KINDS_OF_VALUES: Mapping[str, Kind] = {
     "trained_betas": NUMBERS,
     "id2label": NAMES,
 }
-
-
-NEEDED = frozenset({"in_channels", "latent_channels", "block_out_channels", "layers_per_block", "patch_size"})
-"""Keys that can be left out, and can't be None."""
+A_LEVEL: Mapping[str, Kind] = {
+    **dict.fromkeys(("attention_head_dim", "num_attention_heads", "cross_attention_dim"), COUNT.listed()),
+    "layers_per_block": LAYERS.listed(),
+    "transformer_layers_per_block": LAYERS.listed(2),
+}
+"""Keys that may have a value for each level, of the class that has levels with values of their own."""
+WITH_LEVELS = "UNet2DConditionModel"
+NEEDED = frozenset(
+    {
+        *("in_channels", "latent_channels", "block_out_channels", "layers_per_block", "patch_size", "num_layers"),
+        *("encoder_block_out_channels", "decoder_block_out_channels", "num_encoder_blocks", "num_decoder_blocks"),
+        *("norm_num_groups", "norm_eps", "dropout"),
+    }
+)
+"""Keys of a network that can be left out, and can't be None."""
+NEEDED_OF_SCHEDULERS = frozenset(
+    {"num_train_timesteps", "beta_start", "beta_end", "timestep_spacing", "steps_offset"},
+)
+"""The same of a scheduler: a UNet2DModel has a num_train_timesteps that is None."""
 
 
 def check_values(config: Mapping[str, Any], source: str) -> None:
     """InputError, which begins with source, for a value that is not of its key's kind, also of configs within."""
+    name = str(config.get("_class_name")).removeprefix("Flax")
+    kinds = {**KINDS_OF_VALUES, **A_LEVEL} if name == WITH_LEVELS else KINDS_OF_VALUES
+    needed = NEEDED_OF_SCHEDULERS if name.endswith("Scheduler") else NEEDED
     for key, value in config.items():
-        kind = KINDS_OF_VALUES.get(key)
-        is_said = value is not None or key in NEEDED
+        kind = kinds.get(key)
+        is_said = value is not None or key in needed
         if kind is not None and is_said and not kind.fits(value):
             raise InputError(f"{source}: {key} is {_cut(value)}, and must be {kind.told}")
         if isinstance(value, Mapping):

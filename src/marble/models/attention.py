@@ -102,6 +102,8 @@ def attend(
 
 def check_heads(channels: int, num_heads: int) -> None:
     """InputError unless the channels can be split into that many equal heads."""
+    if num_heads < 1:
+        raise InputError(f"num_heads {num_heads} must be at least 1")
     if channels % num_heads:
         divisor = max(n for n in range(1, num_heads + 1) if channels % n == 0)
         raise InputError(f"{channels} channels can't be split into num_heads {num_heads}: take num_heads {divisor}")
