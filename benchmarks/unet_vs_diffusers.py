@@ -86,6 +86,7 @@ def torch_unet(model: UNet, size: int) -> torch.nn.Module:
         down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attends),
         up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)),
         attention_head_dim=None,
+        dropout=model.dropout,
         norm_num_groups=model.num_groups,
         norm_eps=1e-6,
         freq_shift=1,

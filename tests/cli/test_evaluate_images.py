@@ -1,5 +1,6 @@
 """marble evaluate on images that need no model, judged by a small network."""
 
+import inspect
 import json
 import re
 
@@ -9,9 +10,9 @@ from features.toy_network import linear_network
 
 import marble
 from marble import evaluation
-from marble.cli.evaluate import METRICS, OF_SAMPLES
+from marble.cli.evaluate import METRICS, OF_MODEL, OF_SAMPLES
 from marble.cli.main import main
-from marble.evaluation import command, evaluator, judged
+from marble.evaluation import ModelOptions, command, evaluator, judged
 from marble.evaluation.samples import SampleOptions
 
 RNG = np.random.default_rng(0)
@@ -60,9 +61,11 @@ def test_a_number_of_another_protocol_is_not_overwritten_in_silence(folders, cap
     assert "images.num: 5 against 20" in said and "reference.num: 30 against 10" in said
 
 
-def test_the_names_of_the_command_are_those_of_the_metrics():
+def test_the_names_of_the_command_are_those_of_the_metrics_and_of_what_draws():
     assert set(METRICS) == {command.BITS, *judged.METRICS}
     assert {"seed", "batch_size", *OF_SAMPLES} == set(SampleOptions.__dataclass_fields__)
+    of_load = set(inspect.signature(marble.load).parameters) - {"workdir", "sampler"}
+    assert set(OF_MODEL) == set(ModelOptions.__dataclass_fields__) == of_load
 
 
 @pytest.mark.parametrize(

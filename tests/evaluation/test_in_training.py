@@ -91,6 +91,11 @@ def test_the_best_checkpoint_stays_beside_the_newest(measured, capsys, tmp_path)
     assert main(["sample", "--workdir", str(workdir), "--best", "--num", "6", "--out", out]) == 0
     with np.load(f"{out}/samples.npz") as arrays:
         np.testing.assert_array_equal(arrays["arr_0"], pipe.sample(6, seed=0))
+    words = ["--metrics", "fd", "--num", "6", "--reference_num", "40", "--nointervals", "--out", f"{out}/metrics.json"]
+    assert main(["evaluate", "--workdir", str(workdir), "--best", *words]) == 0
+    (entry,) = json.loads((tmp_path / "out" / "metrics.json").read_text())["fd"].values()
+    np.testing.assert_allclose(entry["value"], values[step], rtol=1e-6)
+    assert entry["stamp"]["images"]["checkpoint"] == step
     with pytest.raises(InputError, match="best and step=3 ask for two checkpoints"):
         marble.load(str(workdir), best=True, step=3)
 
@@ -125,13 +130,14 @@ class Drawn:
     conditioner = SimpleNamespace(requests=("text",))
 
     def __init__(self):
-        self.asked = []
+        self.asked, self.calls = [], []
 
     def num_steps(self):
         return 1
 
     def sample(self, num, *, seed, first, params, text, **_):
         self.asked += text
+        self.calls.append((first, num))
         return np.stack([np.full((8, 8, 3), params + first + i, np.uint8) for i in range(num)])
 
 
@@ -149,6 +155,7 @@ def test_a_model_of_texts_draws_those_that_its_config_shows():
         measure = in_training.measuring(experiment, None, pipe, ParallelConfig().open(), name="a run")
     assert pipe.asked == []
     (number,) = measure(7, 3)
+    assert pipe.calls == [(0, 4), (4, 2)]  # its own batches: a program of 4 that is asked for 64 fills up none
     assert pipe.asked == 2 * shown and number.entry["stamp"]["images"]["checkpoint"] == 3
     drawn = np.stack([np.full((8, 8, 3), 7 + i, np.uint8) for i in range(6)])
     (wanted,) = Evaluator(EvaluationOptions(), of_arrays(images)).numbers(of_arrays(drawn))

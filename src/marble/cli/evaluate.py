@@ -31,6 +31,7 @@ from typing import Any
 
 from absl import flags
 
+from marble.cli import drawing, prompts
 from marble.cli.flags import check_writable, parse, refuse
 from marble.errors import InputError
 
@@ -44,18 +45,8 @@ OF_BITS = {
 }
 """The flags of each option of bits a dimension."""
 ONLY_OF_BITS = ("split", "variance_type", "decoder", "ode", *OF_FLOW)
-OF_SAMPLES = (
-    "sampler",
-    "steps",
-    "eta",
-    "guidance_scale",
-    "guidance_interval",
-    "guidance_rescale",
-    "label",
-    "text",
-    "negative_text",
-)
-OF_MODEL = ("step", "raw_params", "ema_length")
+OF_SAMPLES = (*drawing.SAMPLING, "label", "text", "negative_text")
+OF_MODEL = (*drawing.PARAMETERS, *drawing.GUIDES)
 OF_JUDGING = ("reference", "reference_num", "features", "resize", "rounding", "image_size", "intervals", "compare_with")
 
 
@@ -81,11 +72,10 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("compare_with", None, "Another metrics.json to set the numbers beside.", **text)
     flags.DEFINE_string("split", None, "Of bpd: split of the data set (default: the held-out one).", **text)
     flags.DEFINE_integer("seed", 0, "Seed of all noise; image i's depends on the seed and i alone.", **text)
-    flags.DEFINE_integer("step", None, "Checkpoint to use (default: the newest whole one).", **text)
-    flags.DEFINE_bool("raw_params", False, "Use the last parameters instead of their moving average.", **text)
-    flags.DEFINE_float("ema_length", None, "Average over this share of the training (needs post_hoc_ema).", **text)
     flags.DEFINE_integer("batch_size", None, "Images in one call (default: the config's for sampling).", **text)
-    define_sampling(values)
+    flags.DEFINE_string("label", None, "One class for all samples (default: the classes in turn).", **text)
+    prompts.define_texts(values)
+    drawing.define(values)
     flags.DEFINE_string("variance_type", None, "Variance of reverse steps (default: the sampler's or model's).", **text)
     flags.DEFINE_string("decoder", None, "exact (default), or tanh: the DDPM reference's approximation.", **text)
     flags.DEFINE_bool("ode", True, "Also compute the likelihood under the probability flow.", **text)
@@ -94,27 +84,10 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("ode_dequantisation", "variational", "variational, or uniform within the bins.", **text)
 
 
-def define_sampling(values: flags.FlagValues) -> None:
-    """The flags of how samples are drawn; those of marble sample."""
-    from marble.cli import prompts
-
-    text = dict(flag_values=values)
-    flags.DEFINE_string("sampler", None, "Name of the sampler (default: the config's).", **text)
-    flags.DEFINE_integer("steps", None, "Sampling steps, at most T (default: the config's).", **text)
-    flags.DEFINE_float("eta", None, "Share of the noise that the sampler ddim draws anew, 0..1.", **text)
-    flags.DEFINE_float("guidance_scale", None, "How far to go towards the label or text.", **text)
-    flags.DEFINE_list("guidance_interval", None, "LOW,HIGH: the noise levels sigma / alpha that are guided.", **text)
-    flags.DEFINE_float("guidance_rescale", None, "Share of the deviation before guidance to go back to, 0..1.", **text)
-    flags.DEFINE_string("label", None, "One class for all samples (default: the classes in turn).", **text)
-    prompts.define_texts(values)
-
-
 def main(argv: list[str]) -> int:
     """Evaluates, and returns the exit status."""
     values = parse("evaluate", __doc__, argv, define)
     metrics = check(values)
-    from marble.cli import prompts
-
     prompts.read(values)
     from marble.parallel import agreement, hosts, use_compilation_cache
 
@@ -142,7 +115,8 @@ def check(values: flags.FlagValues) -> list[str]:
     if "bpd" not in metrics:
         refuse(values, ONLY_OF_BITS, "is for --metrics bpd")
     if set(metrics) == {"bpd"}:
-        refuse(values, (*OF_JUDGING, *OF_SAMPLES, "save_statistics"), "is for metrics of images, and bpd is of a model")
+        of_images = (*OF_JUDGING, *OF_SAMPLES, *drawing.GUIDES, "save_statistics")
+        refuse(values, of_images, "is for metrics of images, and bpd is of a model")
     for flag in ("out", "report", "save_statistics"):
         if values[flag].value is not None:
             path = Path(values[flag].value)
@@ -155,13 +129,11 @@ def check(values: flags.FlagValues) -> list[str]:
 def measured(values: flags.FlagValues, metrics: list[str], command: str) -> Any:
     """The evaluation, in all processes."""
     from marble import evaluation
-    from marble.cli.sample import numbers
     from marble.pipelines import Flow
 
     flow = Flow(values.ode_steps, values.ode_divergence, values.ode_dequantisation) if values.ode else None
     bits = evaluation.BitsOptions(values.split, values.variance_type, values.decoder, flow)
-    sampling = {name: values[name].value for name in OF_SAMPLES}
-    sampling["guidance_interval"] = numbers("guidance_interval", values.guidance_interval)
+    sampling = {name: values[name].value for name in ("label", "text", "negative_text")}
     size = {} if values.batch_size is None else {"batch_size": values.batch_size}
     return evaluation.evaluate(
         values.workdir,
@@ -178,8 +150,10 @@ def measured(values: flags.FlagValues, metrics: list[str], command: str) -> Any:
         num=values.num,
         reference_num=values.reference_num,
         image_size=values.image_size,
-        model=evaluation.ModelOptions(**{name: values[name].value for name in OF_MODEL}),
-        sampling=evaluation.SampleOptions(seed=values.seed, batch_size=values.batch_size, **sampling),
+        model=evaluation.ModelOptions(**drawing.of_model(values)),
+        sampling=evaluation.SampleOptions(
+            seed=values.seed, batch_size=values.batch_size, **sampling, **drawing.of_sampling(values)
+        ),
         bits=bits,
         write=evaluation.Written(values.out, values.report, values.save_statistics),
         compare_with=values.compare_with,

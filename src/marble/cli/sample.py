@@ -25,9 +25,8 @@ from typing import Any
 
 from absl import flags
 
-from marble.cli import edit, prompts
+from marble.cli import drawing, edit, prompts
 from marble.cli.flags import check_writable, parse, require
-from marble.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -44,28 +43,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("label", None, "Class of all images, its name or number, for a conditional model.", **text)
     flags.DEFINE_integer("height", None, "Of the images, for models that make any size (default: the model's).", **text)
     flags.DEFINE_integer("width", None, "The same for their width.", **text)
-    flags.DEFINE_string("lora", None, "File of adapters for the network (LoRA).", **text)
-    flags.DEFINE_float("lora_scale", 1.0, "How much of what --lora adds.", **text)
-    flags.DEFINE_string(
-        "classifier", None, "File of an ADM classifier of noisy images, which guides to --label.", **text
-    )
-    flags.DEFINE_float("classifier_scale", None, "How far to go along its gradient (default 1).", **text)
-    flags.DEFINE_string("dtype", None, "float32 or bfloat16, what is computed in (default: the config's).", **text)
-    flags.DEFINE_string("sampler", None, "Name of the sampler (default: the config's).", **text)
-    flags.DEFINE_integer("steps", None, "Sampling steps, at most T (default: the config's).", **text)
-    flags.DEFINE_float(
-        "guidance_scale", None, "How far to go towards the label or text; 1 is the model as it is.", **text
-    )
-    flags.DEFINE_list("guidance_interval", None, "LOW,HIGH: the noise levels sigma / alpha that are guided.", **text)
-    flags.DEFINE_float("guidance_rescale", None, "Share of the deviation before guidance to go back to, 0..1.", **text)
-    flags.DEFINE_float("eta", None, "Share of the noise that the sampler ddim draws anew, 0..1.", **text)
-    flags.DEFINE_string("guide", None, "Workdir of a weaker model to go away from (autoguidance).", **text)
     flags.DEFINE_integer("batch_size", None, "Images in one call (default: the config's).", **text)
-    flags.DEFINE_integer("step", None, "Checkpoint to use (default: the newest whole one).", **text)
-    flags.DEFINE_bool("best", False, "Use the checkpoint that was measured to be the best while it trained.", **text)
-    flags.DEFINE_bool("raw_params", False, "Use the last parameters instead of their moving average.", **text)
-    flags.DEFINE_float("ema_length", None, "Average over this share of the training (needs post_hoc_ema).", **text)
     flags.DEFINE_bool("gif", False, "Write trajectory.gif too.", **text)
+    drawing.define(values)
     prompts.define(values)
     edit.define(values)
 
@@ -102,23 +82,12 @@ def draw(values: flags.FlagValues, edits: bool) -> Any:
     from marble.loading import load
     from marble.parallel import agreement, explained_memory_error
 
-    pipe = load(
-        values.workdir,
-        step=values.step,
-        best=values.best,
-        raw_params=values.raw_params,
-        ema_length=values.ema_length,
-        sampler=values.sampler,
-        guide=values.guide,
-        dtype=values.dtype,
-        lora=values.lora,
-        lora_scale=values.lora_scale,
-        classifier=values.classifier,
-    )
+    pipe = load(values.workdir, sampler=values.sampler, **drawing.of_model(values))
     with explained_memory_error():
         if edits:
             return edit.edited(pipe, values)
         num = prompts.number_of_images(values, pipe)
+        how = {name: value for name, value in drawing.of_sampling(values).items() if name != "sampler"}
         return pipe.sample(
             num,
             seed=values.seed,
@@ -127,22 +96,9 @@ def draw(values: flags.FlagValues, edits: bool) -> Any:
             negative_text=prompts.in_turn(values.negative_text, num, values.first),
             height=values.height,
             width=values.width,
-            steps=values.steps,
             first=values.first,
             batch_size=values.batch_size,
-            guidance_scale=values.guidance_scale,
-            guidance_interval=numbers("guidance_interval", values.guidance_interval),
-            guidance_rescale=values.guidance_rescale,
-            classifier_scale=values.classifier_scale,
-            eta=values.eta,
+            **how,
             num_frames=NUM_FRAMES if values.gif else 0,
             progress=agreement.is_first(),
         )
-
-
-def numbers(flag: str, values: list[str] | None) -> list[float] | None:
-    """The numbers of a flag that takes a list; InputError where one isn't."""
-    try:
-        return None if values is None else [float(value) for value in values]
-    except ValueError as error:
-        raise InputError(f"--{flag}={','.join(values)} must be numbers with commas between them") from error

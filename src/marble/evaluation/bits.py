@@ -50,9 +50,7 @@ class Bits(NamedTuple):
 def measured_bits(
     directory: str,
     *,
-    step: int | None,
-    raw_params: bool,
-    ema_length: float | None,
+    which: Mapping[str, Any],
     num: int | None,
     seed: int,
     batch_size: int | None,
@@ -63,8 +61,9 @@ def measured_bits(
 ) -> Bits:
     """Measures the run of a workdir, on num of the split's images, or with at_most on all where there are fewer.
 
-    given are the options that were given, and by what names. InputError for a published checkpoint, data that changed,
-    a split that is not there, or options that are not read.
+    which are the arguments of ``marble.load`` that say which parameters are taken; given are the options that were
+    given, and by what names. InputError for a published checkpoint, data that changed, a split that is not there, or
+    options that are not read.
     """
     if loading.is_published(directory):
         raise InputError(f"{directory} is a published checkpoint, whose data are not known: evaluate runs")
@@ -77,8 +76,7 @@ def measured_bits(
         raise InputError(f"{source.name} has no held-out split: give --split {'|'.join(source.splits)}")
     examples = source.read(split)
     num = None if at_most and num is not None and num >= len(examples) else num
-    which = dict(raw_params=raw_params, ema_length=ema_length)
-    step, pipe = loading.load_step(directory, step=step, **which)
+    step, pipe = loading.load_step(directory, **which)
     for name, reason in pipe.options_unread().items():
         if name in given:
             raise InputError(f"{given[name]} {reason}: leave it out")
@@ -87,7 +85,8 @@ def measured_bits(
         found = pipe.measure(examples, asked, progress=progress)
     settings = {
         "step": step,
-        "params": params_name(raw_params=raw_params, ema_length=ema_length),
+        "params": params_name(raw_params=bool(which.get("raw_params")), ema_length=which.get("ema_length")),
+        **{name: which[name] for name in ("dtype", "lora") if which.get(name) is not None},
         "seed": seed,
         "levels": data.image.levels,
         "num": found.num,

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from marble.errors import InputError
 from marble.evaluation.image_sets import ImageSet, hasher
+from marble.features.stream import rebatched
 
 SHOWN = 64
 """Images that are kept for the report."""
@@ -77,7 +78,7 @@ def collect(
     sha, shown = hasher(images.shape), []
     with tqdm(total=images.num, unit="image", desc=images.name, disable=None if progress else True) as bar:
         done = 0
-        for batch in images.batches(batch_size):
+        for batch in rebatched(images.batches(images.at_once or batch_size), batch_size):
             sha.update(np.ascontiguousarray(batch).tobytes())
             if done < SHOWN:
                 shown.append(as_uint8(batch[: SHOWN - done]))

@@ -25,17 +25,35 @@ logger = logging.getLogger(__name__)
 
 BITS = "bpd"
 """The one metric of the model itself, and not of its samples."""
+GUIDES = ("guide", "classifier")
 SAMPLES = 10_000
 """Drawn where no number is given: scores of fewer are not those that are published."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
-    """Which parameters of a run are measured; see ``marble.load``."""
+    """Which parameters of a run are measured, and what guides them: arguments of ``marble.load``."""
 
     step: int | None = None
+    best: bool = False
     raw_params: bool = False
     ema_length: float | None = None
+    dtype: str | None = None
+    lora: str | None = None
+    lora_scale: float = 1.0
+    guide: str | None = None
+    """Of samples, and not of bits a dimension; likewise the classifier."""
+    classifier: str | None = None
+
+    def of_parameters(self) -> dict[str, Any]:
+        """Those that say which parameters are taken."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in GUIDES}
+
+    def described(self) -> dict[str, Any]:
+        """What a stamp says of them, beside the checkpoint's step."""
+        beside = {name: getattr(self, name) for name in ("dtype", "lora", *GUIDES) if getattr(self, name) is not None}
+        scale = {"lora_scale": self.lora_scale} if self.lora is not None else {}
+        return {"params": params_name(raw_params=self.raw_params, ema_length=self.ema_length), **beside, **scale}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +127,8 @@ def evaluate(
     measured = None
     if BITS in options.metrics:
         asked = dict(num=num, at_most=evaluator is not None, seed=sampling.seed, batch_size=sampling.batch_size)
-        which = dataclasses.asdict(model)
-        measured = measured_bits(directory, options=bits, given=given, progress=progress, **asked, **which)
+        which = model.of_parameters()
+        measured = measured_bits(directory, options=bits, given=given, progress=progress, which=which, **asked)
     evaluation = Evaluation([], measured)
     if evaluator is not None:
         with explained_memory_error():
@@ -160,11 +178,9 @@ def open_reference(
 
 def drawn(directory: str, num: int, sampling: SampleOptions, model: ModelOptions, *, as_float: bool) -> ImageSet:
     """Samples of a run or a published checkpoint."""
-    which = dataclasses.asdict(model)
-    step, pipe = loading.load_step(directory, **which)
+    step, pipe = loading.load_step(directory, **dataclasses.asdict(model))
     found = samples.of_pipeline(pipe, num, sampling, name=directory, as_float=as_float)
-    params = params_name(raw_params=model.raw_params, ema_length=model.ema_length)
-    return found.stating(params=params, checkpoint=step)
+    return found.stating(**model.described(), checkpoint=step)
 
 
 def written(

@@ -38,6 +38,8 @@ class ImageSet:
     """What each image is said to show."""
     described: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What the stamp says of them beside their name, number, size and hash."""
+    at_once: int | None = None
+    """How many are best asked for: those of one call of a sampler, which fills up fewer."""
 
     def take(self, num: int | None) -> "ImageSet":
         """num of them, evenly spaced, for sets are often sorted by class. InputError for more than there are."""

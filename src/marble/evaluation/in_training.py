@@ -28,8 +28,7 @@ def measuring(
     """
     config = experiment.evaluation
     reference = reference_of(config, source, image_size=pipe.image.shape[0])
-    size = pipe.config.batch_size  # that of the sampler's program, which would fill up smaller ones
-    options = EvaluationOptions(config.metrics, config.features, intervals=False, batch_size=size)
+    options = EvaluationOptions(config.metrics, config.features, intervals=False)
     evaluator = Evaluator(options, reference, mapping=mapping)
     texts = experiment.objective.examples(config.num).get("text")
     sampling = SampleOptions(seed=experiment.seed, text=texts)

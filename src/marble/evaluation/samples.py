@@ -23,6 +23,7 @@ class SampleOptions:
     sampler: str | None = None
     steps: int | None = None
     eta: float | None = None
+    classifier_scale: float | None = None
     guidance_scale: float | None = None
     guidance_interval: Sequence[float] | None = None
     guidance_rescale: float | None = None
@@ -35,7 +36,8 @@ class SampleOptions:
 
     def given(self) -> dict[str, Any]:
         """Those of them that ``sample`` is told for every image."""
-        names = ("sampler", "steps", "eta", "guidance_scale", "guidance_interval", "guidance_rescale")
+        guided = ("classifier_scale", "guidance_scale", "guidance_interval", "guidance_rescale")
+        names = ("sampler", "steps", "eta", *guided)
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
@@ -57,7 +59,8 @@ def of_pipeline(
 
     texts = in_turn(options.text, np.arange(num)) if options.text else None
     described = {**sampling_described(pipe, options), **asked.described()}
-    return ImageSet(name, num, tuple(pipe.image.shape), rows, texts, described)
+    at_once = options.batch_size or pipe.config.batch_size
+    return ImageSet(name, num, tuple(pipe.image.shape), rows, texts, described, at_once)
 
 
 def sampling_described(pipe: Any, options: SampleOptions) -> dict[str, Any]:

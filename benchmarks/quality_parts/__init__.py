@@ -1,0 +1,1 @@
+"""The sides of quality.py, and its page."""
