@@ -49,7 +49,7 @@ def main() -> int:
         compare(options)
     about, rows = page.read(options.out)
     page.draw(options.out / "quality.png", about, rows)
-    print(page.table(about, rows))
+    print(page.table(rows))
     return 0
 
 
@@ -131,7 +131,7 @@ def described(options: argparse.Namespace, what: Setting) -> dict[str, Any]:
         "title": f"{count:,} parameters on {what.source.name}, batch {what.batch_size}, {device}{cores}",
         "command": " ".join(["python benchmarks/quality.py", *sys.argv[1:]]),
         "num": options.num,
-        "reference_num": options.reference_num,
+        "reference_num": min(options.reference_num, what.source.splits["train"]),
         "steps": options.steps,
         "dtype": what.config.model.dtype,
         "recipes": {side.NAME: side.RECIPE for side in (marble_side, diffusers_side)},

@@ -14,7 +14,7 @@ def read(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return first, rows
 
 
-def table(about: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row for each number of images, the sides beside each other."""
     sides = list(dict.fromkeys(row["side"] for row in rows))
     head = [f"{side}, {what}" for side in sides for what in ("FD-EffNetLite0", "seconds")]
