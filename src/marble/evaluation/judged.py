@@ -158,15 +158,17 @@ def manifold(judged: Judged) -> Iterator[Found]:
     """Precision and recall, density and coverage."""
     real, own = judged.reference_rows("features"), judged.rows("features")
     shares, balls = metrics.prdc(real, own)
-    images = {
-        "precision": (shares.inside_real, 3),
-        "recall": (shares.inside_fake, 3),
-        "density": (balls.balls, 5),
-        "coverage": (balls.covered, 5),
-    }
-    for name, (by_image, k) in images.items():
+    of_samples = {"precision": (shares.inside_real, 3), "density": (balls.balls, 5)}
+    of_reference = {"recall": (shares.recall, 3), "coverage": (balls.coverage, 5)}
+    for name, (by_image, k) in of_samples.items():
         estimate = metrics.mean_estimate(by_image)
         yield Found(judged.named(name), estimate.value, judged.interval(estimate), {"k": k})
+    errors = metrics.half_sample_errors(real, own, seed=judged.seed) if judged.intervals else None
+    for name, (value, k) in of_reference.items():
+        interval = None
+        if errors is not None:
+            interval = judged.interval(metrics.Estimate(value, getattr(errors, name), errors.degrees))
+        yield Found(judged.named(name), value, interval, {"k": k})
 
 
 def clip(judged: Judged) -> Iterator[Found]:

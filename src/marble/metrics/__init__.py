@@ -4,6 +4,7 @@ from marble.metrics.clip_score import ClipScore, clip_score
 from marble.metrics.extrapolation import Extrapolation, frechet_extrapolation
 from marble.metrics.frechet import frechet_distance, frechet_distance_of_features
 from marble.metrics.frechet_estimate import FrechetEstimate, frechet_estimate, frechet_estimate_of_features
+from marble.metrics.half_samples import HalfSampleErrors, half_sample_errors
 from marble.metrics.inception_score import inception_estimate, inception_score
 from marble.metrics.intervals import Estimate, Interval, bootstrap, jackknife, mean_estimate
 from marble.metrics.kernel import Spread, cmmd, gaussian_mmd, kid, polynomial_mmd
@@ -20,6 +21,7 @@ __all__ = [
     "Estimate",
     "Extrapolation",
     "FrechetEstimate",
+    "HalfSampleErrors",
     "Interval",
     "Memorization",
     "Moments",
@@ -37,6 +39,7 @@ __all__ = [
     "frechet_estimate_of_features",
     "frechet_extrapolation",
     "gaussian_mmd",
+    "half_sample_errors",
     "inception_estimate",
     "inception_score",
     "jackknife",

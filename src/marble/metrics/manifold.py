@@ -20,8 +20,7 @@ class PrecisionRecall(NamedTuple):
     """Of each image, whether it lies in the other set's balls.
 
     ``mean_estimate(inside_real)`` has the error of the precision over draws of generated images. The recall moves with
-    the generated images' balls, which ``mean_estimate(inside_fake)`` does not see: its error can be half the true one.
-    ``jackknife`` over the generated images is on the safe side, up to twice of it.
+    the generated images' balls: ``half_sample_errors`` has its.
     """
 
     inside_real: np.ndarray
@@ -41,8 +40,7 @@ class PrecisionRecall(NamedTuple):
 
 
 class DensityCoverage(NamedTuple):
-    """By image. What ``PrecisionRecall`` says of the precision's error holds of the density's, and what of the
-    recall's, of the coverage's."""
+    """By image. The errors are as of ``PrecisionRecall``: the density's is a mean's, the coverage's is of halves."""
 
     balls: np.ndarray
     """[m]: in how many real balls each generated image lies, over k."""

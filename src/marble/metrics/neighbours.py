@@ -6,7 +6,7 @@ means do no harm.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,12 +56,23 @@ def inside(
     of_points are radii [m], of which each gives |query_i - points_j| <= radii_j, and of_query such of the query's [n];
     all are asked of distances that are made once.
     """
+    for place, block, part, opposite, squares, sizes in _pairs(query, points):
+        limits = [radii[None, part] for radii in of_points] + [radii[place, None] for radii in of_query]
+        yield place, part, [_at_most(squares, sizes, limit, block, opposite) for limit in limits]
+
+
+def squared(query: np.ndarray, points: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    """|x - y|² of query [n d] and points [m d], the fast form: blocks with their places."""
+    for place, _, part, _, squares, _ in _pairs(query, points):
+        yield place, part, squares
+
+
+def _pairs(query: np.ndarray, points: np.ndarray) -> Iterator[tuple[slice, Any, slice, Any, np.ndarray, np.ndarray]]:
+    """Blocks of both with their places, their squared distances, and the sizes that these are differences of."""
     origin = np.asarray(points[0], np.float64)
     for place, block in blocks(query):
         for part, opposite in blocks(points):
-            squares, sizes = _fast(block - origin, opposite - origin)
-            limits = [radii[None, part] for radii in of_points] + [radii[place, None] for radii in of_query]
-            yield place, part, [_at_most(squares, sizes, limit, block, opposite) for limit in limits]
+            yield place, block, part, opposite, *_fast(block - origin, opposite - origin)
 
 
 def _at_most(
