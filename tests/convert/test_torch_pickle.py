@@ -317,6 +317,9 @@ def test_a_zip_cannot_use_its_bytes_twice(tmp_path):
 def test_other_zips_and_pickles_say_what_they_are(tmp_path):
     np.savez(tmp_path / "a.npz", x=X)
     refused(tmp_path / "a.npz", "a zip, but no checkpoint")
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/code/__torch__/net.py", "class Net(Module): pass")
+    refused(tmp_path / "a.pt", "a program of TorchScript's")
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"x": 1}, protocol=2))
     refused(tmp_path / "a.pkl", "a pickle, but no checkpoint")
 

@@ -22,6 +22,8 @@ from marble.errors import InputError
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 """What the older format begins with, in two pickles."""
+OF_PROGRAMS = ("code/", "constants.pkl")
+"""What a zip of torch.jit.save has beside its tensors."""
 
 
 def read_zip(stored: Stored) -> dict[str, Tensor]:
@@ -56,6 +58,11 @@ def _records(stored: Stored) -> dict[str, tuple[int, int]]:
             entries, last = archive.infolist(), archive.start_dir
     except (zipfile.BadZipFile, ValueError, struct.error, OSError, EOFError, NotImplementedError, IndexError) as error:
         raise stored.damaged(f"its zip directory can't be read ({type(error).__name__})") from error
+    if any(entry.orig_filename.partition("/")[2].startswith(OF_PROGRAMS) for entry in entries):
+        raise InputError(
+            f"{stored.path} is a program of TorchScript's, and none is run here: give a file of its weights alone, "
+            "which torch.save(torch.jit.load(FILE).state_dict(), NEW) writes"
+        )
     records: dict[str, tuple[int, int]] = {}
     end = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
