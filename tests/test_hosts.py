@@ -16,6 +16,7 @@ from processes import TINY, all_finished, final_state, finished, marble, metrics
 
 from marble import checkpoint
 from marble.errors import EXIT_RESTART
+from marble.training import best
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
@@ -26,6 +27,11 @@ OPTIONS = [
     "--config.training.eval_every=30",
     "--config.training.sample_every=60",
     "--config.training.checkpoint_every=10",
+    "--config.evaluation.every=30",
+    "--config.evaluation.metrics=('psnr',)",  # which needs no network, and no weights
+    "--config.evaluation.best=psnr",
+    "--config.evaluation.num=6",
+    "--config.evaluation.reference_num=6",
     "--config.data.flip=True",
     "--config.optimizer.warmup_steps=10",
     f"--config.parallel.heartbeat_timeout_seconds={HEARTBEAT}",
@@ -120,6 +126,8 @@ def test_the_run_ends_as_that_of_one_process(passed_on, alone):
     for line, expected in zip(ours, theirs, strict=True):
         assert line.keys() == expected.keys()
         np.testing.assert_allclose(list(line.values()), list(expected.values()), rtol=1e-4)
+    kept, expected = (best.recall(str(w)).values for w in (workdir, alone))
+    assert kept == pytest.approx(expected, rel=1e-4) and len(kept) == 1
     one, other = (w / "samples" / f"{NUM_STEPS:07d}.png" for w in (workdir, alone))
     assert one.exists() and other.exists()
 
@@ -137,13 +145,17 @@ def test_processes_sample_what_one_samples(alone, tmp_path):
 @pytest.mark.slow
 def test_processes_measure_what_one_measures(alone):
     words = ["evaluate", "--workdir", alone, "--num", "22", "--batch_size", "8", "--ode_steps", "2"]
-    found = []
+    words += ["--metrics", "bpd,psnr", "--reference_num", "22"]
+    found, of_images = [], []
     for start in (lambda: [marble(*words)], lambda: together(4, *words)):
         all_finished(start())
-        found.append(json.loads((alone / "metrics.json").read_text())["bpd"]["test[22]"])
+        kept = json.loads((alone / "metrics.json").read_text())
+        found.append(kept["bpd"]["test[22]"])
+        of_images += kept["psnr"].values()
         (alone / "metrics.json").unlink()
     one, four = found
     assert four["num"] == 22
+    assert of_images[0]["value"] == pytest.approx(of_images[1]["value"], rel=1e-4)
     for name in ("L_T", "L_0", "bound", "probability_flow"):
         np.testing.assert_allclose(four[name]["mean"], one[name]["mean"], rtol=1e-5)
         np.testing.assert_allclose(four[name]["standard_error"], one[name]["standard_error"], rtol=1e-3)
