@@ -7,9 +7,11 @@ import os
 import signal
 from pathlib import Path
 
-# A shell that starts the tests in the background has Ctrl-C ignored, and so have all processes that they start.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that starts the tests in the background has Ctrl-C ignored, nohup the end of a terminal, and so have all
+# processes that they start.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 os.environ["JAX_PLATFORMS"] = ",".join(dict.fromkeys([os.environ.get("MARBLE_TEST_PLATFORM", "cpu"), "cpu"]))
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"

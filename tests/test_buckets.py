@@ -99,6 +99,7 @@ def workdir(cloud, stopped):
     return f"gs://bucket/{folder}"
 
 
+@pytest.mark.slow
 def test_a_stopped_run_in_a_bucket_ends_as_one_in_a_folder(cloud, local, stopped, workdir):
     assert any(name.startswith("profile/") and name.endswith(".xplane.pb") for name in stopped)
     step = checkpoint.saved_steps(workdir)[0]

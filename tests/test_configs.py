@@ -7,6 +7,7 @@ import numpy as np
 import originals
 import pytest
 from PIL import Image
+from tables import rest_slow
 
 from marble import builders, run
 from marble.config import load_config, shipped_configs
@@ -91,15 +92,14 @@ def random_images(shape, *, train=50, test=10):
     }
 
 
-MARKS = {
-    **dict.fromkeys(("digits_vae", "cifar10"), pytest.mark.heavy),
-    # What they add is in other tests: a model of another config, a folder, labels, and the other likelihood.
-    **dict.fromkeys(("mnist", "fashion_mnist", "celebahq256", "image_folder"), pytest.mark.slow),
-    **dict.fromkeys(("digits:conditional", "digits_vae:gaussian"), pytest.mark.slow),
-}
+SMOKE = (
+    *("digits", "digits_vae", "mnist", "fashion_mnist", "cifar10", "celebahq256", "image_folder"),
+    *("digits:conditional", "digits_vae:gaussian"),
+)
+"""What the others add is in other tests: larger networks, a folder, labels, and the other likelihood."""
 
 
-@pytest.mark.parametrize("name", ["digits", *(pytest.param(name, marks=mark) for name, mark in MARKS.items())])
+@pytest.mark.parametrize("name", rest_slow(SMOKE, "digits", "digits_vae"))
 def test_smoke_trains_and_samples(name, tmp_path):
     base, _, variant = name.partition(":")
     config = builders.complete(load_config(f"{base}:smoke"))

@@ -113,6 +113,7 @@ def test_a_part_that_fails_hangs_or_lacks_a_package_is_said_and_the_rest_goes_on
 
 
 @pytest.mark.end_to_end
+@pytest.mark.slow
 def test_at_tiny_sizes_it_measures_on_this_machine(tmp_path):
     done = run(PROGRAM, "--out", tmp_path, "--smoke", "--only", "machine", "train")
     assert done.returncode == 0, done.stdout + done.stderr

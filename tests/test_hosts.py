@@ -132,6 +132,7 @@ def test_the_run_ends_as_that_of_one_process(passed_on, alone):
     assert one.exists() and other.exists()
 
 
+@pytest.mark.slow
 def test_processes_sample_what_one_samples(alone, tmp_path):
     words = ["sample", "--workdir", alone, "--num", "10", "--seed", "3", "--batch_size", "8", "--gif"]
     finished(marble(*words, "--out", tmp_path / "one"))

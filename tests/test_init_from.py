@@ -50,6 +50,7 @@ def test_a_run_that_goes_on_reads_it_no_more(source, tmp_path):
     assert_same_run(whole, part)
 
 
+@pytest.mark.slow
 def test_more_classes_keep_what_is_new(tmp_path, caplog):
     classes = lambda n: [f"model.num_classes={n}", "training.label_dropout=0.5"]  # noqa: E731
     source = trained(tmp_path / "source", "training.num_steps=1", "training.checkpoint_every=1")

@@ -112,6 +112,7 @@ def test_a_run_in_latents(parts, kind, finished):
     assert saved == held
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_the_one_that_did_not_stop(parts, kind, finished, tmp_path):
     trained(config_of(parts, kind, num_steps=2), tmp_path / "run")
     state, losses, held_out = trained(config_of(parts, kind), tmp_path / "run")

@@ -327,6 +327,7 @@ def test_the_program_of_a_checkpoint_that_is_planned_is_the_one_that_samples(che
     np.testing.assert_allclose(np.clip(images, -1, 1), drawn, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_s_workdir_has_a_train_step_whose_state_holds_what_is_frozen(checkpoint, tmp_path, monkeypatch):
     lowered = fake(monkeypatch, SMALL)
     made = planned_workdir(remembered(tmp_path, checkpoint), dtype="bfloat16").to_dict()
@@ -349,6 +350,7 @@ def changed(config, section, **values):
     return config
 
 
+@pytest.mark.slow
 def test_adapters_are_few_and_what_they_adapt_is_frozen(checkpoint, tmp_path, monkeypatch):
     fake(monkeypatch, SMALL)
     made = planned_workdir(remembered(tmp_path, checkpoint, lora={"rank": 2}, init_from=str(checkpoint))).to_dict()
@@ -358,6 +360,7 @@ def test_adapters_are_few_and_what_they_adapt_is_frozen(checkpoint, tmp_path, mo
     assert made["sample"]["memory"]["parameters"] == 4 * sizes["unet"]
 
 
+@pytest.mark.slow
 def test_what_a_checkpoint_that_does_not_fit_is_to_be_tried_with(checkpoint, monkeypatch):
     fake(monkeypatch, SMALL)
     monkeypatch.setattr(planned_module, "device_memory", lambda devices: 9.0)

@@ -46,6 +46,7 @@ def test_so_it_is_in_both_ends_of_an_interpolation(home):
         assert edit.ends_of(values) == [str(home / "a.png"), str(home / second)]
 
 
+@pytest.mark.slow
 def test_a_run_and_its_config_lie_in_the_home_folder(home):
     (home / "mine.py").write_text("from marble.configs.digits import get_config\n")
     config = builders.complete(load_config("~/mine.py:smoke"))

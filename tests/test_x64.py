@@ -13,6 +13,8 @@ from marble.cli.main import main
 from marble.loading import load
 from marble.pipelines import editing
 
+pytestmark = pytest.mark.slow  # in short: parallel/test_precision.py
+
 OPTIONS = [*TINY[2:], "--config.model.dropout=0.1", "--config.data.flip=True", "--config.training.eval_every=2"]
 SLICE = (
     "tests/data/test_preprocess.py",

@@ -41,6 +41,7 @@ def decompress(place, file, out, *more):
     )
 
 
+@pytest.mark.slow
 def test_the_held_out_digits_come_back(place):
     assert decompress(place, "test.mrbl", "test.npz") == 0
     images = np.load(place / "test.npz")["arr_0"]
@@ -48,7 +49,6 @@ def test_the_held_out_digits_come_back(place):
     np.testing.assert_array_equal(images, np.round(truth * (255 / 16)).astype(np.uint8))
 
 
-@pytest.mark.heavy
 def test_files_come_back_as_files(place, capsys):
     images = np.round(np.random.default_rng(0).integers(0, 17, (5, 8, 8, 1)) * (255 / 16)).astype(np.uint8)
     np.savez(place / "few.npz", arr_0=images)

@@ -327,6 +327,7 @@ def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path, capsys):
     assert "is of another model" in line(capsys)
 
 
+@pytest.mark.slow
 def test_from_a_thread_a_command_is_the_same(tmp_path):
     statuses = []
     words = ["train", *TINY, "--workdir", str(tmp_path / "run")]
@@ -354,6 +355,7 @@ def test_ctrl_c_in_a_notebook_saves_and_gives_the_status_back(tmp_path, capsys):
 
 
 @pytest.mark.end_to_end
+@pytest.mark.slow
 def test_a_full_disk_ends_with_status_1_and_keeps_the_last_checkpoint(tmp_path):
     workdir = tmp_path / "run"
     words = ["train", *TINY, "--workdir", workdir]

@@ -38,6 +38,7 @@ def test_the_table(fake, capsys):
     assert lines[-1] == "fits"
 
 
+@pytest.mark.slow
 def test_the_table_of_a_checkpoint(fake, tmp_path, capsys):
     fake(SMALL)
     folder = str(small_pipelines.stable_diffusion(tmp_path / "sd"))
@@ -109,6 +110,7 @@ def test_the_help_says_what_the_status_means(capsys):
 
 @pytest.mark.end_to_end
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+@pytest.mark.slow
 def test_a_tpu_that_is_not_there(tmp_path, monkeypatch):
     """On v5e the gradients of a step are summed, and a loop over micro-batches does as much as one batch.
 

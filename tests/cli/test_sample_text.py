@@ -69,6 +69,7 @@ def test_all_that_can_be_said_of_it(made, pipe, tmp_path):
     assert Image.open(tmp_path / "out" / "samples.png").size[0] >= 256
 
 
+@pytest.mark.slow
 def test_images_from_images(made, prompts, tmp_path):
     folder, pixels = tmp_path / "images", np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
     folder.mkdir()

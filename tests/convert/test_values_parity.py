@@ -9,14 +9,14 @@ from marble.convert.kinds import KINDS
 from marble.convert.scheduler_classes import KINDS as SCHEDULERS
 from marble.convert.values import check_values
 
+diffusers = pytest.importorskip("diffusers")
+transformers = pytest.importorskip("transformers")
+
 pytestmark = pytest.mark.parity
 
 
 def defaults(name):
     """Every argument of a class that can be left out, as its config has it."""
-    import diffusers
-    import transformers
-
     if not hasattr(diffusers, name):
         return getattr(transformers, name).config_class().to_dict()
     parameters = inspect.signature(getattr(diffusers, name).__init__).parameters.values()

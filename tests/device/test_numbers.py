@@ -84,6 +84,7 @@ def test_draws_are_the_same_to_the_bit():
     np.testing.assert_allclose(jax.jit(draw)(), on_cpu(jax.jit(draw)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_images_of_a_seed_are_those_of_the_cpu_within_a_level():
     model = UNet(channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(4,), num_groups=8)
     init = jax.jit(model.init)

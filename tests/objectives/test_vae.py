@@ -127,7 +127,7 @@ def test_the_loss_falls_and_the_window_says_of_what():
     assert set(first) == {"reconstruction", "kl"}
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_a_run_that_goes_on_ends_as_the_one_that_was_not_stopped(tmp_path):
     config = builders.complete(load_config("digits_vae:smoke"))
     config.training.sample_every = 0

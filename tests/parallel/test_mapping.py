@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tables import rest_slow
 
 from marble.conditioning import Identity
 from marble.diffusion import linear
@@ -117,9 +118,7 @@ def difference(one, other):
     return jax.tree.map(np.subtract, one, other)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in ("mesh of 2", "mesh of 4") else []) for n in MAPPINGS]
-)
+@pytest.mark.parametrize("name", rest_slow(MAPPINGS, "mesh of 8", "pmap"))
 def test_fifty_steps_are_those_of_one_device(alone, name):
     run = train(*MAPPINGS[name])
     np.testing.assert_allclose(run.losses, alone.losses, rtol=1e-5)
@@ -147,16 +146,13 @@ def test_in_float64_they_are_equal_to_nine_digits(alone_in_float64, name, x64):
     assert norm(difference(run.after.params, alone.after.params)) <= 1e-9 * moved
 
 
-@pytest.mark.heavy
-@pytest.mark.parametrize(
-    "config", [ParallelConfig(mapping="pmap"), pytest.param(FSDP, marks=pytest.mark.slow)], ids=["pmap", "fsdp"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [ParallelConfig(mapping="pmap"), FSDP], ids=["pmap", "fsdp"])
 def test_micro_batches_are_averaged_too(alone, config):
     run = train(config, 4, steps=5, accumulate=2)
     np.testing.assert_allclose(run.losses, alone.losses[:5], rtol=1e-5)
 
 
-@pytest.mark.heavy
 @pytest.mark.slow
 def test_a_state_goes_on_under_another_mapping(alone):
     """A checkpoint knows no mapping: half of the steps under each of two, on other numbers of devices."""

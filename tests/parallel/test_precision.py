@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tables import rest_slow
 
 from marble import builders
 from marble.cli.train import configured
@@ -58,7 +59,7 @@ def programs(name, *words):
     return *texts, jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), state)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", rest_slow(PROGRAMS, "learned_schedule", "learned_variance", "vae"))
 def test_programs_and_states_are_the_same(name):
     config, words = PROGRAMS[name]
     plain = programs(config, *words)
@@ -68,7 +69,7 @@ def test_programs_and_states_are_the_same(name):
     assert wide == plain
 
 
-@pytest.mark.parametrize("name", ["learned_schedule", "cosine"])
+@pytest.mark.parametrize("name", rest_slow(["learned_schedule", "cosine"], "cosine"))
 def test_levels_that_are_made_on_the_host_are_the_same(name):
     def grid():
         config, words = PROGRAMS[name]
@@ -81,7 +82,7 @@ def test_levels_that_are_made_on_the_host_are_the_same(name):
     jax.tree.map(np.testing.assert_array_equal, wide, plain)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", rest_slow(SAMPLERS, "ancestral", "unipc"))
 def test_the_loop_draws_the_same_images(name):
     schedule = linear(100)
 

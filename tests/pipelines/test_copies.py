@@ -46,6 +46,7 @@ def test_a_copy_draws_the_same_images_with_parameters_of_its_own(name, how):
     np.testing.assert_array_equal(other.sample(3, seed=5), images)
 
 
+@pytest.mark.slow
 def test_a_guide_comes_along():
     guide = made("digits:smoke")
     pipe = made("digits:smoke", guide=guide)

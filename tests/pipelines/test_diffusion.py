@@ -384,6 +384,7 @@ def test_given_noise_takes_the_place_of_what_is_drawn(pipe):
             pipe.sample(20, noise=noise)
 
 
+@pytest.mark.slow
 def test_images_come_back_from_their_noise_by_the_adaptive_ode(conditional):
     images = conditional.sample(20, labels=1)
     x_T = conditional.invert(images, labels=1, steps=20)

@@ -62,6 +62,7 @@ def test_between_two_images(pipe):
         interpolate(pipe, IMAGES[0], np.zeros((16, 24, 3), np.uint8), text="a")
 
 
+@pytest.mark.slow
 def test_images_of_another_size_are_edited_as_they_are(pipe):
     wide = np.random.default_rng(1).integers(0, 256, (2, 12, 24, 3), np.uint8)
     asked = dict(text="a cat", steps=STEPS)

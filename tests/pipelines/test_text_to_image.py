@@ -129,6 +129,7 @@ def test_every_sampler_makes_images(pipe, name):
     assert np.abs(made[0] - made[1]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_another_size(pipe):
     wide = drawn(pipe, 2, height=12, width=24)
     assert wide.shape == (2, 12, 24, 3) and np.isfinite(wide).all()

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tables import rest_slow
 
 from marble.data.preprocess import to_uint8
 from marble.diffusion import denoiser, linear
@@ -49,12 +50,7 @@ def test_keys_and_noise_are_bit_equal_for_any_batch_and_devices():
         jax.tree.map(lambda a, b, n=size: np.testing.assert_array_equal(a, b[:n]), drawn(indices[:size]), sharded)
 
 
-ALIKE = ("dpm_solver_3m", "dpm_solver_sde", "euler")
-"""What their steps are made of is in others."""
-
-
-@pytest.mark.heavy
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ALIKE)) for n in SAMPLERS])
+@pytest.mark.parametrize("name", rest_slow(SAMPLERS, "ancestral", "dpm_solver_2m", "predictor_corrector"))
 def test_images_are_equal_for_any_batch_and_devices(name, denoise_fn):
     sampler, grid = with_schedule(SAMPLERS[name], SCHEDULE), levels(SCHEDULE, 8 if name != "ode" else 1)
     draw = jax.jit(lambda indices: sample(denoise_fn, sampler, grid, image_keys(0, indices), SHAPE))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tables import rest_slow
 
 from marble.diffusion import denoiser, edm, linear, rectified_flow
 from marble.errors import InputError
@@ -42,9 +43,8 @@ def exact_variance(num_steps, variance_type):
     return variance
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
-@pytest.mark.parametrize("num_steps", [10, 100, 1000])
+@pytest.mark.parametrize("num_steps", rest_slow([10, 100, 1000], 10, 100))
 def test_the_sampler_has_the_variance_of_its_recursion(num_steps, variance_type):
     draws = 20_000
     x = np.asarray(gaussian_images(draws, num_steps, sampler=Ancestral(variance_type)))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import mixture
 import numpy as np
 import pytest
+from tables import rest_slow
 
 from marble.diffusion import edm, linear
 from marble.errors import InputError
@@ -30,8 +31,7 @@ def keys(num):
     return image_keys(0, jnp.arange(num))
 
 
-@pytest.mark.heavy
-@every_sampler
+@pytest.mark.parametrize("name", rest_slow(TABLE, "ancestral", "dpm_solver_2m", "predictor_corrector"))
 def test_gaussian_data_reach_their_moments(name):
     grid = levels(SCHEDULE, 800, "log_snr")
     shape = (50, 100)  # the corrector's step is made of norms, which many dimensions make sharp
@@ -40,8 +40,7 @@ def test_gaussian_data_reach_their_moments(name):
     assert float(x.var()) == pytest.approx(VARIANCE, rel=0.04)
 
 
-@pytest.mark.heavy
-@every_sampler
+@pytest.mark.parametrize("name", rest_slow(TABLE, "ddim", "heun"))
 def test_jit_and_no_jit_agree(name):
     grid, sampler = levels(SCHEDULE, 2), TABLE[name]
     draw = lambda: sample(mixture.denoise, sampler, grid, keys(2), (20,))  # noqa: E731
@@ -122,8 +121,7 @@ def test_a_step_of_one_goes_to_the_predicted_x_0(name):
     assert np.abs(x).max() < 1.5
 
 
-@pytest.mark.heavy
-@every_sampler
+@pytest.mark.parametrize("name", rest_slow(TABLE, "dpm_solver_2m", "heun"))
 def test_samplers_start_at_the_noise_of_continuous_schedules(name):
     schedule = edm()
     grid = levels(schedule, 150, "karras", sigma_min=0.002, sigma_max=80.0)

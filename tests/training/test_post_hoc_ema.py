@@ -144,6 +144,7 @@ def trained(folder, num_steps):
     return run.run(configured("digits:smoke", [f"--config.{word}" for word in words]), str(folder))
 
 
+@pytest.mark.slow
 def test_a_run_stores_averages_and_one_that_went_on_the_same_ones(tmp_path):
     state = trained(tmp_path / "whole", 5)
     trained(tmp_path / "part", 3)

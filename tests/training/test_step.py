@@ -202,7 +202,7 @@ def filled_state():
     )
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_importance_remembers_the_same_however_the_batch_is_split():
     mapping = ParallelConfig().open()
     whole, _ = run(jax.jit(importance_step()), filled_state(), 4)

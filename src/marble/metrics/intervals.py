@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from marble.errors import InputError
 from marble.metrics.rows import as_rows
@@ -42,7 +42,7 @@ class Estimate(NamedTuple):
         """value ± the quantile of Student's t times error. InputError for a level outside of (0, 1)."""
         if not 0 < level < 1:
             raise InputError(f"level={level} must be between 0 and 1, as 0.95")
-        half = float(stats.t.ppf((1 + level) / 2, self.degrees)) * self.error
+        half = float(stdtrit(self.degrees, (1 + level) / 2)) * self.error
         return Interval(self.value - half, self.value + half, level)
 
 

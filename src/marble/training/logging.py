@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Protocol
 
 from etils import epath
-from tensorboardX import SummaryWriter
 
 from marble import strict_json
 from marble.parallel.agreement import is_first
@@ -93,6 +92,8 @@ class Board:
     """TensorBoard event files, of an object store by way of this machine's disk."""
 
     def __init__(self, folder: epath.Path, step: int):
+        from tensorboardX import SummaryWriter  # which also brings clients of clouds
+
         self._folder, self._copied = folder, time.monotonic()
         self._local = tempfile.TemporaryDirectory(prefix="marble-") if is_remote(str(folder)) else None
         self._writer = SummaryWriter(self._local.name if self._local else str(folder), purge_step=step + 1)
