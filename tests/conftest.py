@@ -9,9 +9,10 @@ from pathlib import Path
 
 # A shell that starts the tests in the background has Ctrl-C ignored, nohup the end of a terminal, and so have all
 # processes that they start.
-for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-    if signal.getsignal(number) is signal.SIG_IGN:
-        signal.signal(number, handler)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 os.environ["JAX_PLATFORMS"] = ",".join(dict.fromkeys([os.environ.get("MARBLE_TEST_PLATFORM", "cpu"), "cpu"]))
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
