@@ -47,6 +47,9 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.draw_only:
         compare(options)
+    elif not (options.out / "quality.jsonl").exists():
+        print(f"{options.out} has no quality.jsonl: leave --draw_only out", file=sys.stderr)
+        return 2
     about, rows = page.read(options.out)
     print(page.table(rows))
     try:

@@ -4,7 +4,6 @@ python benchmarks/quality_parts/pack.py FOLDER [--num 5000] [--data_dir D]
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 from PIL import Image
@@ -19,8 +18,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=5000)
     parser.add_argument("--data_dir")
     options = parser.parse_args()
-    shutil.rmtree(options.folder, ignore_errors=True)
-    options.folder.mkdir(parents=True)
+    options.folder.mkdir(parents=True)  # an error where there is something
     chosen = of_source(open_source("cifar10", data_dir=options.data_dir), "train").take(options.num)
     images = (image for batch in chosen.batches(256) for image in batch)
     for i, image in enumerate(images):

@@ -198,6 +198,8 @@ def test_what_rounds_to_0_has_no_sign():
         (["--ode_divergence", "guess"], "divergence 'guess'"),
         (["--ode_dequantisation", "uniform"], "the 17 levels are 0.125 apart"),
         (["--bogus"], "bogus"),
+        (["--metrics", "psnr", "--num", "0"], "0 samples asked for: give at least 1"),
+        (["--metrics", "psnr", "--num", "4", "--label", "3"], "--label is for other models"),
     ],
 )
 def test_bad_input_gets_one_line_and_status_2(words, message, trained, capsys):

@@ -61,6 +61,48 @@ def test_a_number_of_another_protocol_is_not_overwritten_in_silence(folders, cap
     assert "images.num: 5 against 20" in said and "reference.num: 30 against 10" in said
 
 
+def test_a_file_is_compared_with_as_it_was_before_it_is_written(folders, capsys):
+    out = folders / "metrics.json"
+    words = ["evaluate", "--reference", str(folders / "b.npz"), "--out", str(out), "--images"]
+    assert main([*words, str(folders / "a.npz")]) == 0
+    (before,) = json.loads(out.read_text())["fd"].values()
+    np.savez(folders / "c.npz", RNG.integers(0, 100, (20, 8, 8, 3), np.uint8))
+    assert main([*words, str(folders / "c.npz"), "--compare_with", str(out)]) == 0
+    (after,) = json.loads(out.read_text())["fd"].values()
+    said = capsys.readouterr().err
+    assert (
+        f"FD-linear: {after['value']:.4g} against {before['value']:.4g} " in said and before["value"] != after["value"]
+    )
+    assert main([*words, str(folders / "a.npz"), "--metrics", "kid", "--compare_with", str(out)]) == 0
+    assert "has none of KID-linear: nothing is compared" in capsys.readouterr().err
+
+
+def test_the_images_of_a_reference_batch_are_read_where_its_statistics_do_not_do(folders):
+    """As ADM's, which have both in one file."""
+    with np.load(folders / "b.npz") as arrays:
+        images = arrays["arr_0"]
+    np.savez(folders / "adm.npz", arr_0=images, mu=np.zeros(5), sigma=np.eye(5))
+    options = evaluation.EvaluationOptions(metrics=["kid"])
+    found = [
+        marble.evaluate(images=str(folders / "a.npz"), reference=str(folders / name), options=options)
+        for name in ("b.npz", "adm.npz")
+    ]
+    assert found[0].numbers[0].value == found[1].numbers[0].value
+    (number,) = marble.evaluate(images=str(folders / "a.npz"), reference=str(folders / "adm.npz")).numbers
+    assert number.stamp.reference["source"].endswith("adm.npz") and "num" not in number.stamp.reference
+
+
+def test_what_can_t_be_written_to_is_told_before_anything_is_measured(folders, monkeypatch, capsys):
+    monkeypatch.setattr(evaluator, "collect", None)
+    damaged = folders / "damaged.json"
+    words = ["evaluate", "--images", str(folders / "a.npz"), "--reference", str(folders / "b.npz")]
+    for text in ("{", '{"fd": {"FD-linear, B, 12": 3}}', '{"fd": {"x": {"name": "FD-linear"}}}'):
+        damaged.write_text(text)
+        for flag in ("--out", "--compare_with"):
+            assert main([*words, flag, str(damaged)]) == 2
+            assert f"{damaged} is damaged" in capsys.readouterr().err and damaged.read_text() == text
+
+
 def test_the_names_of_the_command_are_those_of_the_metrics_and_of_what_draws():
     assert set(METRICS) == {command.BITS, *judged.METRICS}
     assert {"seed", "batch_size", *OF_SAMPLES} == set(SampleOptions.__dataclass_fields__)
@@ -75,6 +117,13 @@ def test_the_names_of_the_command_are_those_of_the_metrics_and_of_what_draws():
         (["--images", "A", "--metrics", "bpd"], "bpd is of a model, and not of images"),
         (["--images", "A", "--steps", "5"], "--steps is for --workdir, and not for --images: leave it out"),
         (["--images", "A", "--split", "test"], "--split is for --metrics bpd: leave it out"),
+        (["--images", "A", "--seed", "5"], "--seed is for --workdir, and not for --images: leave it out"),
+        (["--images", "A", "--metrics", "is", "--reference", "B"], "--reference is for metrics that compare"),
+        (["--images", "A", "--metrics", "psnr", "--reference", "B", "--resize", "ddpm"], "--resize is for metrics of"),
+        (["--images", "A", "--reference", "B", "--image_size", "16"], "b.npz is an npz of 8x8, which is not resized"),
+        (["--images", "A", "--reference", "B", "--image_size", "0"], "--image_size 0 must be at least 1"),
+        (["--workdir", "W", "--lora_scale", "2"], "--lora_scale is for --lora: leave it out"),
+        (["--images", "A", "--reference", "B", "--metrics", "cmmd", "--save_statistics", "s.npz"], "cmmd needs"),
         (["--images", "A"], "metric fd needs a reference: give --reference"),
         (["--images", "A", "--reference", "B", "--num", "21"], "21 images asked for, and .*a.npz has 20"),
         (["--images", "A", "--reference", "B", "--num", "1"], "features are 1, and 2 is the least"),

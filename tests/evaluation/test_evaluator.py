@@ -8,7 +8,7 @@ from features.toy_network import linear_network
 
 from marble import metrics
 from marble.errors import InputError
-from marble.evaluation import EvaluationOptions, Evaluator, Statistics, of_arrays, read_statistics
+from marble.evaluation import EvaluationOptions, Evaluator, Statistics, differences, of_arrays, read_statistics
 from marble.evaluation.evaluator import higher_is_better
 from marble.evaluation.judged import METRICS
 
@@ -178,3 +178,36 @@ def test_constant_images_have_a_distance():
 
 def test_every_metric_says_what_is_better():
     assert {name for name in METRICS if higher_is_better(name)} == {"is", "pr", "clip", "psnr", "ssim"}
+
+
+def test_samples_that_are_not_rounded_are_compared_with_8_bits_by_their_levels():
+    """Copies as floats in [-1, 1] are copies; a level apart, they have the PSNR of one level."""
+
+    def floats(images):
+        scaled = images / np.float32(127.5) - 1
+        return dataclasses.replace(of_arrays(images), rows=lambda indices: scaled[indices])
+
+    network = linear_network(rounding="float")
+    found = by_name(evaluator("memorization", network=network).numbers(floats(OTHERS[:20])))
+    assert found["copied (pixels)"].value == found["copied (linear)"].value == 1
+    judge = evaluator("psnr", network=network, reference=np.clip(OTHERS, 1, 255))
+    (number,) = judge.numbers(floats(np.clip(OTHERS, 1, 255) - 1))
+    np.testing.assert_allclose(number.value, 20 * np.log10(255), rtol=1e-4)
+
+
+def test_what_was_found_beside_a_number_is_no_protocol():
+    one, other = (by_name(evaluator("kid", "is").numbers(of_arrays(images))) for images in (IMAGES, IMAGES[::-1] // 2))
+    for name in ("KID-linear", "IS-linear"):
+        stamps = one[name].stamp.as_dict(), other[name].stamp.as_dict()
+        assert stamps[0]["settings"] != stamps[1]["settings"] and differences(*stamps) == []
+
+
+def test_one_name_is_one_network_s():
+    with pytest.raises(InputError, match="features linear, linear: two have one name"):
+        Evaluator(EvaluationOptions(), of_arrays(OTHERS), networks=[linear_network(), linear_network()])
+
+
+def test_images_that_are_all_the_same_are_told_of(caplog):
+    evaluator("pr").numbers(of_arrays(np.repeat(IMAGES[:1], 9, axis=0), name="collapsed"))
+    assert "collapsed: all 9 images are the same, so that numbers of them say little" in caplog.text
+    assert "others" not in caplog.text

@@ -11,6 +11,7 @@ from marble.data.sources import open_source
 from marble.errors import InputError
 from marble.evaluation import image_sets
 from marble.evaluation.collected import collect
+from marble.metrics.rows import spread
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 6, 5, 3), np.uint8)
 
@@ -44,14 +45,23 @@ def test_the_same_images_from_a_folder_an_npz_and_an_array_have_one_hash(tmp_pat
     assert collect(image_sets.of_arrays(other), {}, str(tmp_path)).hash not in hashes
 
 
-def test_a_part_is_evenly_spaced_and_keeps_its_texts():
+def test_a_part_is_from_all_over_and_keeps_its_texts():
     whole = image_sets.of_arrays(IMAGES, texts=list("abcdefg"))
     part = whole.take(3)
-    np.testing.assert_array_equal(pixels(part), IMAGES[[0, 2, 4]])
-    assert list(part.texts) == ["a", "c", "e"] and whole.take(None) is whole.take(7) is whole
+    chosen = ["abcdefg".index(text) for text in part.texts]
+    np.testing.assert_array_equal(pixels(part), IMAGES[chosen])
+    assert all(low <= i < high for i, low, high in zip(chosen, (0, 2, 4), (2, 4, 7), strict=True))
+    assert whole.take(None) is whole.take(7) is whole
     for num in (0, 8):
-        with pytest.raises(InputError, match=f"{num} images asked for, and arrays has 7"):
+        with pytest.raises(InputError, match=f"{num} images asked for, and arrays has 7: give from 1 to 7"):
             whole.take(num)
+
+
+def test_a_part_of_classes_in_turn_has_all_of_them():
+    """Evenly spaced images would be of one class; the first ones of a sorted set too."""
+    for classes in (np.arange(10_000) % 10, np.arange(10_000) // 1000):
+        found = np.bincount(classes[spread(1000, 10_000)], minlength=10)
+        assert found.min() > 60 and found.sum() == 1000 and len(np.unique(spread(1000, 10_000))) == 1000
 
 
 def test_a_data_set_is_stretched_to_8_bits():

@@ -13,6 +13,7 @@ from marble.cli.main import main
 from marble.config import load_config
 from marble.errors import InputError
 from marble.evaluation import EvaluationOptions, Evaluator, evaluator, in_training, of_arrays, of_source
+from marble.evaluation.samples import drawn_classes
 from marble.parallel import ParallelConfig
 from marble.pipelines import VAESamplingConfig
 from marble.training import best
@@ -166,3 +167,10 @@ def test_a_model_of_texts_draws_those_that_its_config_shows():
 def test_a_run_without_measuring_has_no_best(tmp_path):
     with pytest.raises(InputError, match="has no best checkpoint: train with evaluation.every"):
         best.restore_best(str(tmp_path), {})
+
+
+def test_classes_are_drawn_at_random_and_image_by_image():
+    first, all_ = drawn_classes(np.arange(7), 10, 3), drawn_classes(np.arange(5000), 10, 3)
+    np.testing.assert_array_equal(first, all_[:7])
+    np.testing.assert_array_equal(drawn_classes(np.array([4, 6]), 10, 3), all_[[4, 6]])
+    assert np.bincount(all_).min() > 400 and (all_ != drawn_classes(np.arange(5000), 10, 4)).mean() > 0.8

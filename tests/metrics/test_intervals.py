@@ -17,6 +17,7 @@ from marble.metrics import (
     mean_estimate,
     polynomial_mmd,
     prdc,
+    share_interval,
 )
 
 REPEATS = 200
@@ -36,6 +37,33 @@ def test_means():
     assert_covers(lambda rng: mean_estimate(rng.exponential(size=100)), 1.0)
     assert_covers(lambda rng: mean_estimate(rng.normal(size=4)), 0.0)  # Student's t counts
     assert_covers(lambda rng: mean_estimate(rng.random(300) < 0.3), 0.3)
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.3, 100), (0.99, 100), (0.005, 1000)])
+def test_shares(share, n):
+    held, low_high = 0, []
+    for repeat in range(1000):
+        found = share_interval(np.random.default_rng((14, repeat)).random(n) < share)
+        held += found.low <= share <= found.high
+        low_high.append(found[:2])
+    assert 0.90 <= held / 1000 <= 0.99
+    assert 0 <= np.min(low_high) <= np.max(low_high) <= 1
+
+
+def test_a_share_of_none_or_all_is_no_point():
+    none, all_ = share_interval(np.zeros(50, bool)), share_interval(np.ones(50, bool))
+    assert none.low == 0 < none.high < 0.1 and 0.9 < all_.low < all_.high == 1
+    with pytest.raises(InputError, match="level=1 must be between 0 and 1"):
+        share_interval(np.ones(5, bool), level=1)
+
+
+def test_the_frechet_limit_is_the_same_in_any_order():
+    """Images of two classes in turn: half of them must not be one class."""
+    rng = np.random.default_rng(5)
+    rows = rng.normal(size=(600, 4)) + 5 * (np.arange(600) % 2)[:, None]
+    mean, cov = rows.mean(0), np.cov(rows.T)
+    found = [frechet_estimate(order, mean, cov).limit for order in (rows, rng.permutation(rows))]
+    assert abs(found[0].value - found[1].value) < 0.5
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("split", None, "Of bpd: split of the data set (default: the held-out one).", **text)
     flags.DEFINE_integer("seed", 0, "Seed of all noise; image i's depends on the seed and i alone.", **text)
     flags.DEFINE_integer("batch_size", None, "Images in one call (default: the config's for sampling).", **text)
-    flags.DEFINE_string("label", None, "One class for all samples (default: the classes in turn).", **text)
+    flags.DEFINE_string("label", None, "One class for all samples (default: classes at random).", **text)
     prompts.define_texts(values)
     drawing.define(values)
     flags.DEFINE_string("variance_type", None, "Variance of reverse steps (default: the sampler's or model's).", **text)
@@ -122,7 +122,13 @@ def check(values: flags.FlagValues) -> list[str]:
             path = Path(values[flag].value)
             check_writable(flag, str(path.parent), [path.name])
     if values.images is not None:
-        refuse(values, (*OF_MODEL, *OF_SAMPLES), "is for --workdir, and not for --images")
+        refuse(values, (*OF_MODEL, *OF_SAMPLES, "seed"), "is for --workdir, and not for --images")
+    if values.lora is None:
+        refuse(values, ("lora_scale",), "is for --lora")
+    if set(metrics) <= {"is", "clip", "bpd"}:
+        refuse(values, ("reference", "reference_num", "save_statistics"), "is for metrics that compare with others")
+    if set(metrics) <= {"psnr", "ssim", "bpd"}:
+        refuse(values, ("features", "resize"), "is for metrics of networks")
     return metrics
 
 

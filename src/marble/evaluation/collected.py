@@ -5,6 +5,7 @@ temporary file.
 """
 
 import dataclasses
+import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from tqdm import tqdm
 from marble.errors import InputError
 from marble.evaluation.image_sets import ImageSet, hasher
 from marble.features.stream import rebatched
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 64
 """Images that are kept for the report."""
@@ -54,7 +57,7 @@ class Collected:
     shown: np.ndarray
     """uint8 [n h w c], the first SHOWN."""
     rows: Mapping[str, np.ndarray]
-    """[n ...] by "network/layer", and the images themselves by "pixels"."""
+    """[n ...] by "network/layer", and by "pixels" the images themselves, as ``levels_of`` has them."""
 
     @property
     def described(self) -> dict[str, Any]:
@@ -77,19 +80,23 @@ def collect(
     spools: dict[str, Spool] = {}
     sha, shown = hasher(images.shape), []
     with tqdm(total=images.num, unit="image", desc=images.name, disable=None if progress else True) as bar:
-        done = 0
+        done, are_alike, one = 0, True, None
         for batch in rebatched(images.batches(images.at_once or batch_size), batch_size):
             sha.update(np.ascontiguousarray(batch).tobytes())
+            one = batch[:1] if one is None else one
+            are_alike = are_alike and bool((batch == one).all())
             if done < SHOWN:
                 shown.append(as_uint8(batch[: SHOWN - done]))
             if keep_pixels:
-                _add(spools, folder, "pixels", batch)
+                _add(spools, folder, "pixels", levels_of(batch))
             for name, apply in networks.items():
                 for layer, rows in apply(batch).items():
                     check_finite(rows, f"{images.name}: the {layer} of {name}", done)
                     _add(spools, folder, f"{name}/{layer}", rows)
             done += len(batch)
             bar.update(len(batch))
+    if are_alike and images.num > 1:
+        logger.warning("%s: all %d images are the same, so that numbers of them say little", images.name, images.num)
     rows = {name: spool.array() for name, spool in spools.items()}
     return Collected(images, sha.hexdigest()[:16], np.concatenate(shown), rows)
 
@@ -103,9 +110,14 @@ def check_finite(rows: np.ndarray, what: str, first: int) -> None:
         )
 
 
+def levels_of(images: np.ndarray) -> np.ndarray:
+    """Images as they are compared pixel by pixel: uint8 as they are, of floats in [-1, 1] their levels 0..255."""
+    return images if images.dtype == np.uint8 else np.float32(127.5) * (np.clip(images, -1, 1) + 1)
+
+
 def as_uint8(images: np.ndarray) -> np.ndarray:
     """Images of floats in [-1, 1] rounded; uint8 as they are."""
-    return images if images.dtype == np.uint8 else np.round(127.5 * (np.clip(images, -1, 1) + 1)).astype(np.uint8)
+    return np.round(levels_of(images)).astype(np.uint8)
 
 
 def _add(spools: dict[str, Spool], folder: Path, name: str, rows: np.ndarray) -> None:

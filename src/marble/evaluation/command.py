@@ -16,15 +16,14 @@ from marble.evaluation.bits import Bits, BitsOptions, measured_bits, params_name
 from marble.evaluation.collected import Collected
 from marble.evaluation.evaluator import EvaluationOptions, Evaluator, metric_of
 from marble.evaluation.image_sets import ImageSet
+from marble.evaluation.kept import BITS
 from marble.evaluation.samples import SampleOptions
 from marble.evaluation.stamp import Number
-from marble.evaluation.statistics_files import Statistics, has_statistics, read_statistics
+from marble.evaluation.statistics_files import Statistics, has_images, has_statistics, read_statistics
 from marble.parallel import agreement, explained_memory_error
 
 logger = logging.getLogger(__name__)
 
-BITS = "bpd"
-"""The one metric of the model itself, and not of its samples."""
 GUIDES = ("guide", "classifier")
 SAMPLES = 10_000
 """Drawn where no number is given: scores of fewer are not those that are published."""
@@ -106,7 +105,7 @@ def evaluate(
 
     images and reference are a folder, an npz, NAME[:SPLIT] of a data set, or an ``ImageSet``; a reference may be an npz
     of statistics, and is by default the train split of the run's data. num and reference_num take so many of them,
-    evenly spaced, and image_size cuts and resizes them. compare_with is another metrics.json. given are the options of
+    from all over, and image_size cuts and resizes them. compare_with is another metrics.json. given are the options of
     ``bits`` that were given, and by what names. InputError for what does not fit, before anything is drawn.
     """
     for name in options.metrics:
@@ -115,8 +114,11 @@ def evaluate(
         raise InputError("give a model or images, one of them: --workdir W, or --images DIR")
     if BITS in options.metrics and directory is None:
         raise InputError(f"metric {BITS} is of a model, and not of images: give --workdir")
-    if compare_with is not None:
-        kept.check_there(compare_with)
+    other = None if compare_with is None else kept.read_other(compare_with)  # which may be what is written
+    if (path := written_to(directory, write)) is not None:
+        kept.read(path)
+    if set(options.metrics) == {BITS} and write.statistics is not None:
+        raise InputError("statistics are of a reference's images, and bpd reads none: add fd to --metrics")
     of_images = dataclasses.replace(options, metrics=[name for name in options.metrics if name != BITS])
     evaluator = None
     if of_images.metrics:
@@ -142,7 +144,12 @@ def evaluate(
             evaluation = Evaluation(evaluator.numbers(own, command=command), measured, own)
     if not agreement.is_first():
         return evaluation
-    return written(evaluation, evaluator, directory, write, compare_with)
+    return written(evaluation, evaluator, directory, write, None if other is None else (compare_with, other))
+
+
+def written_to(directory: str | None, write: Written) -> str | None:
+    """The metrics.json."""
+    return write.metrics or (None if directory is None else str(epath.Path(directory) / "metrics.json"))
 
 
 def opened(where: str | ImageSet, image_size: int | None) -> ImageSet:
@@ -160,7 +167,7 @@ def open_reference(
     """What metrics judge by: what is given, or else the train split of the run's data; None where none reads it."""
     if not any(part.reference for name in metrics for part in metric_of(name)):
         return None
-    if isinstance(reference, str) and has_statistics(Path(reference)):
+    if isinstance(reference, str) and has_statistics(Path(reference)) and not _reads_images(Path(reference), metrics):
         reference = read_statistics(Path(reference))
     if isinstance(reference, Statistics):
         if num is not None:
@@ -176,6 +183,12 @@ def open_reference(
     return image_sets.of_source(builders.data_config(config).open(), "train").take(num)
 
 
+def _reads_images(path: Path, metrics: Sequence[str]) -> bool:
+    """Whether metrics read the images of a file that has statistics beside them, as ADM's reference batches do."""
+    is_read = any(part.reference in ("images", "pairs") for name in metrics for part in metric_of(name))
+    return is_read and has_images(path)
+
+
 def drawn(directory: str, num: int, sampling: SampleOptions, model: ModelOptions, *, as_float: bool) -> ImageSet:
     """Samples of a run or a published checkpoint."""
     step, pipe = loading.load_step(directory, **dataclasses.asdict(model))
@@ -184,10 +197,14 @@ def drawn(directory: str, num: int, sampling: SampleOptions, model: ModelOptions
 
 
 def written(
-    evaluation: Evaluation, evaluator: Evaluator | None, directory: str | None, write: Written, compare_with: str | None
+    evaluation: Evaluation,
+    evaluator: Evaluator | None,
+    directory: str | None,
+    write: Written,
+    other: tuple[str, Mapping[str, Any]] | None,
 ) -> Evaluation:
     """The evaluation with its warnings, when all is written that is asked for."""
-    path = write.metrics or (None if directory is None else str(epath.Path(directory) / "metrics.json"))
+    path = written_to(directory, write)
     warnings: list[str] = []
     if path is not None:
         if evaluation.bits is not None:
@@ -198,8 +215,8 @@ def written(
     if write.statistics is not None:
         evaluator.write_statistics(Path(write.statistics))
         logger.info("wrote %s", write.statistics)
-    if compare_with is not None:
-        lines, found = kept.compared_with(evaluation.numbers, compare_with)
+    if other is not None:
+        lines, found = kept.compared_with(evaluation.numbers, other[1], other[0])
         logger.info("%s", "\n".join(lines))
         warnings += found
     evaluation = dataclasses.replace(evaluation, warnings=tuple(warnings))

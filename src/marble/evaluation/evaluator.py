@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from marble.errors import InputError
-from marble.evaluation.collected import Collected, as_uint8, collect
+from marble.evaluation.collected import Collected, collect
 from marble.evaluation.image_sets import ImageSet
 from marble.evaluation.judged import METRICS, PIXELS, Judged, Metric, key_of
 from marble.evaluation.report import Neighbours
@@ -67,11 +67,14 @@ class Evaluator:
         """networks stand in place of those that options.features name. InputError for metrics that can't be had."""
         self.options, self._reference, self._progress = options, reference, progress
         self._mapping = mapping or ParallelConfig().open()
-        parts = [(name, part) for name in options.metrics for part in metric_of(name)]
+        parts = [(name, part) for name in dict.fromkeys(options.metrics) for part in metric_of(name)]
         if networks is None and any(part.needs_network for _, part in parts):
             how = dict(resize=options.resize, rounding=options.rounding)
             networks = [open_features(spec, **how) for spec in options.features]
         self.networks = {network.name: network for network in networks or ()}
+        if len(self.networks) < len(networks or ()):
+            names = [network.name for network in networks]
+            raise InputError(f"features {', '.join(names)}: two have one name, under which numbers are kept: give one")
         self.plan = [Planned(*part, network) for part in parts for network in self._networks_of(*part)]
         for planned in self.plan:
             check_reference(planned, reference)
@@ -132,6 +135,8 @@ class Evaluator:
             raise InputError(
                 "statistics are of one network and a reference's images: give one of --features, and these"
             )
+        if not any(planned.metric.reference and "features" in planned.metric.layers for planned in self.plan):
+            raise InputError("statistics are of the features that fd reads: add it to --metrics")
 
     def write_statistics(self, path: Path) -> None:
         """Writes the reference's means and covariances; InputError as of ``check_statistics``."""
@@ -155,10 +160,11 @@ class Evaluator:
                 near = nearest_rows(own.rows[key], self.reference.rows[key], k=min(k, self.reference.images.num))
                 closest = np.argsort(near.distances[:, 0], kind="stable")[:num]
                 indices = near.indices[closest]
-                pictures = as_uint8(self.reference.rows[PIXELS][indices.reshape(-1)])
+                pictures = self.reference.rows[PIXELS][indices.reshape(-1)]
                 shaped = pictures.reshape(*indices.shape, *pictures.shape[1:])
                 space = PIXELS if network is None else network.name
-                found.append(Neighbours(space, as_uint8(own.rows[PIXELS][closest]), shaped, near.distances[closest]))
+                judged = np.round(own.rows[PIXELS][closest]).astype(np.uint8)
+                found.append(Neighbours(space, judged, shaped, near.distances[closest]))
         return found
 
     def _collected(self, images: ImageSet, *, of_reference: bool) -> Collected:

@@ -18,6 +18,7 @@ from marble.data.folder import list_folder
 from marble.data.images import decode, header_shape
 from marble.data.sources import Source, open_source
 from marble.errors import InputError
+from marble.metrics.rows import spread
 from marble.pipelines.image_files import NPZ_ERRORS, stretched
 
 logger = logging.getLogger(__name__)
@@ -42,12 +43,12 @@ class ImageSet:
     """How many are best asked for: those of one call of a sampler, which fills up fewer."""
 
     def take(self, num: int | None) -> "ImageSet":
-        """num of them, evenly spaced, for sets are often sorted by class. InputError for more than there are."""
+        """num of them, spread over all, for sets are often sorted by class. InputError for more than there are."""
         if num is None or num == self.num:
             return self
         if not 1 <= num <= self.num:
-            raise InputError(f"{num} images asked for, and {self.name} has {self.num}: give --num {self.num} or fewer")
-        chosen = np.arange(num) * self.num // num
+            raise InputError(f"{num} images asked for, and {self.name} has {self.num}: give from 1 to {self.num}")
+        chosen = spread(num, self.num)
         texts = None if self.texts is None else [self.texts[i] for i in chosen]
         return dataclasses.replace(self, num=num, rows=lambda i: self.rows(chosen[i]), texts=texts)
 
@@ -72,13 +73,19 @@ def open_images(where: str, *, image_size: int | None = None, data_dir: str | No
     image_size makes each the centred square of its shorter side, resized by Lanczos with antialiasing; without it they
     must be of one size. InputError, naming what is wrong.
     """
+    if image_size is not None and image_size < 1:
+        raise InputError(f"--image_size {image_size} must be at least 1")
     path, split = Path(where), None
     if not path.exists() and ":" in where and Path(where.rpartition(":")[0]).is_dir():
         path, split = Path(where.rpartition(":")[0]), where.rpartition(":")[2]
     if path.is_dir():
         return of_folder(path, split=split, image_size=image_size)
     if path.suffix.lower() == ".npz":
-        return of_npz(path)
+        found = of_npz(path)
+        if image_size is not None and found.shape[:2] != (image_size, image_size):
+            size = "x".join(map(str, found.shape[:2]))
+            raise InputError(f"{where} is an npz of {size}, which is not resized: leave --image_size out")
+        return found
     if path.exists():
         raise InputError(f"{where} is a file, and no npz: give a folder of images, an npz, or the name of a data set")
     name, split = dataset_and_split(where)
@@ -139,7 +146,9 @@ def of_folder(path: Path, *, split: str | None = None, image_size: int | None = 
     texts = None if entries[0].text is None else [entry.text for entry in entries]
     size = first[:2] if image_size is None else (image_size, image_size)
     name = str(path) if len(folder.splits) == 1 else f"{path}:{split}"
-    return ImageSet(name, len(entries), (*size, channels), lambda indices: np.stack([one(i) for i in indices]), texts)
+    described = {} if image_size is None else {"image_size": image_size}
+    rows = lambda indices: np.stack([one(i) for i in indices])  # noqa: E731
+    return ImageSet(name, len(entries), (*size, channels), rows, texts, described)
 
 
 def of_source(source: Source, split: str | None = None) -> ImageSet:

@@ -11,12 +11,19 @@ import numpy as np
 
 from marble import metrics
 from marble.evaluation.collected import Collected
+from marble.evaluation.samples import hash_of
 from marble.evaluation.statistics_files import Gaussian, Statistics
 from marble.features import FeatureNetwork
 from marble.metrics import Estimate, Interval, Moments
+from marble.metrics.rows import spread
 
 PIXELS = "pixels"
 """What stands for a layer where a metric reads the images themselves."""
+
+SEED = 2020
+"""torch-fidelity's: of KID's subsets, and of the Inception score's parts."""
+QUANTILE = 0.01
+"""Of the training images' distances to each other: what is nearer is a copy."""
 
 
 class Found(NamedTuple):
@@ -44,6 +51,10 @@ class Judged:
     def interval(self, estimate: Estimate) -> Interval | None:
         """Of an estimate, where intervals are wanted."""
         return estimate.interval() if self.intervals else None
+
+    def share(self, values: np.ndarray) -> Interval | None:
+        """Of the share of values [n] that are true, where intervals are wanted."""
+        return metrics.share_interval(values) if self.intervals else None
 
     def named(self, name: str, of_inception: str | None = None) -> str:
         """The name of a number, with the network's where it is not the one that the name is known by."""
@@ -129,8 +140,8 @@ def inception(judged: Judged) -> Iterator[Found]:
     """The score over ten parts, as it is published, and of endless images."""
     logits = judged.rows("logits")
     splits = min(10, len(logits) // 2) or 1
-    found = metrics.inception_score(logits, splits=splits)
-    settings = {"splits": splits, "std_of_splits": found.std}
+    found = metrics.inception_score(logits, splits=splits, seed=SEED)
+    settings = {"splits": splits, "seed": SEED, "std_of_splits": found.std}
     yield Found(judged.named("IS"), found.mean, None, settings)
     endless = metrics.inception_estimate(logits)
     yield Found(f"{judged.named('IS')}-infinity", endless.value, judged.interval(endless), {})
@@ -140,11 +151,11 @@ def kernel(judged: Judged) -> Iterator[Found]:
     """KID: the mean over subsets, as it is published; its interval is of all pairs of up to MOST_PAIRED images."""
     own, other = judged.rows("features"), judged.reference_rows("features")
     size = min(1000, len(own), len(other))
-    found = metrics.kid(own, other, subset_size=size)
+    found = metrics.kid(own, other, subset_size=size, seed=SEED)
     interval = None
     if judged.intervals:
         interval = judged.interval(metrics.polynomial_mmd(_some(own), _some(other)))
-    settings = {"num_subsets": 100, "subset_size": size, "std_of_subsets": found.std}
+    settings = {"num_subsets": 100, "subset_size": size, "seed": SEED, "std_of_subsets": found.std}
     yield Found(judged.named("KID"), found.mean, interval, settings)
 
 
@@ -158,16 +169,14 @@ def manifold(judged: Judged) -> Iterator[Found]:
     """Precision and recall, density and coverage."""
     real, own = judged.reference_rows("features"), judged.rows("features")
     shares, balls = metrics.prdc(real, own)
-    of_samples = {"precision": (shares.inside_real, 3), "density": (balls.balls, 5)}
-    of_reference = {"recall": (shares.recall, 3), "coverage": (balls.coverage, 5)}
-    for name, (by_image, k) in of_samples.items():
-        estimate = metrics.mean_estimate(by_image)
-        yield Found(judged.named(name), estimate.value, judged.interval(estimate), {"k": k})
+    yield Found(judged.named("precision"), shares.precision, judged.share(shares.inside_real), {"k": 3})
+    yield Found(judged.named("density"), balls.density, judged.interval(metrics.mean_estimate(balls.balls)), {"k": 5})
     errors = metrics.half_sample_errors(real, own, seed=judged.seed) if judged.intervals else None
-    for name, (value, k) in of_reference.items():
+    for name, value, k in (("recall", shares.recall, 3), ("coverage", balls.coverage, 5)):
         interval = None
         if errors is not None:
-            interval = judged.interval(metrics.Estimate(value, getattr(errors, name), errors.degrees))
+            low, high, level = metrics.Estimate(value, getattr(errors, name), errors.degrees).interval()
+            interval = Interval(max(low, 0.0), min(high, 1.0), level)
         yield Found(judged.named(name), value, interval, {"k": k})
 
 
@@ -175,7 +184,12 @@ def clip(judged: Judged) -> Iterator[Found]:
     """The CLIP score: 100 times the cosine of an image and its text, where that is above 0."""
     found = metrics.clip_score(judged.rows("embedding"), judged.texts)
     estimate = metrics.mean_estimate(found.scores)
-    yield Found("CLIP score", found.mean, judged.interval(estimate), {"weight": 100.0})
+    yield Found(
+        "CLIP score",
+        found.mean,
+        judged.interval(estimate),
+        {"weight": 100.0, "texts": hash_of(judged.own.images.texts)},
+    )
 
 
 def memorization_of(layer: str) -> Callable[[Judged], Iterator[Found]]:
@@ -183,7 +197,7 @@ def memorization_of(layer: str) -> Callable[[Judged], Iterator[Found]]:
 
     def audit(judged: Judged) -> Iterator[Found]:
         own = judged.rows(layer)
-        found = metrics.memorization(own, judged.reference_rows(layer))
+        found = metrics.memorization(own, judged.reference_rows(layer), quantile=QUANTILE)
         space = PIXELS if judged.network is None else judged.network.name
         by_image = {
             "copied": found.copied,
@@ -191,21 +205,22 @@ def memorization_of(layer: str) -> Callable[[Judged], Iterator[Found]]:
             "authenticity": found.authentic,
         }
         for name, values in by_image.items():
-            estimate = metrics.mean_estimate(values)
-            settings = {"space": space, "threshold": found.threshold} if name == "copied" else {"space": space}
-            yield Found(f"{name} ({space})", estimate.value, judged.interval(estimate), settings)
+            more = {"quantile": QUANTILE, "threshold": found.threshold} if name == "copied" else {}
+            yield Found(f"{name} ({space})", float(values.mean()), judged.share(values), {"space": space, **more})
         yield Found(f"duplicates ({space})", metrics.duplicate_rate(own), None, {"space": space, "within": 0.0})
 
     return audit
 
 
-def by_pixel(name: str, measure: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[Judged], Iterator[Found]]:
+def by_pixel(name: str, measure: Callable[..., np.ndarray]) -> Callable[[Judged], Iterator[Found]]:
     """The mean over pairs of images."""
 
     def paired(judged: Judged) -> Iterator[Found]:
         own, other = judged.rows(PIXELS), judged.reference_rows(PIXELS)
         size = 256
-        values = np.concatenate([measure(own[i : i + size], other[i : i + size]) for i in range(0, len(own), size)])
+        places = [slice(i, i + size) for i in range(0, len(own), size)]
+        pairs = ([rows[place].astype(np.float32) for rows in (own, other)] for place in places)
+        values = np.concatenate([measure(*pair, data_range=255.0) for pair in pairs])
         finite = values[np.isfinite(values)]
         if len(finite) < len(values):  # equal pairs have no error, and a PSNR of inf
             yield Found(name, float("inf"), None, {"equal_pairs": len(values) - len(finite)})
@@ -221,7 +236,7 @@ MOST_PAIRED = 10_000
 
 
 def _some(rows: np.ndarray) -> np.ndarray:
-    return rows if len(rows) <= MOST_PAIRED else rows[np.arange(MOST_PAIRED) * len(rows) // MOST_PAIRED]
+    return rows if len(rows) <= MOST_PAIRED else rows[spread(MOST_PAIRED, len(rows))]
 
 
 METRICS: Mapping[str, tuple[Metric, ...]] = {

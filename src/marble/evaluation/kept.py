@@ -11,6 +11,9 @@ from marble.errors import InputError
 from marble.evaluation.stamp import Number, differences
 from marble.storage import replace_text
 
+BITS = "bpd"
+"""The one metric of the model itself, and not of its samples, whose entries are of another form."""
+
 
 def lines_of(numbers: Sequence[Number]) -> list[str]:
     """A table: name, value, interval, number of images, and what they were judged by."""
@@ -67,29 +70,35 @@ def read(path: Any) -> dict[str, dict[str, Any]]:
         raise InputError(f"{path} is damaged ({error}): move it away") from error
     if not isinstance(found, dict) or not all(isinstance(entries, dict) for entries in found.values()):
         raise InputError(f"{path} is damaged (it is no object of objects): move it away")
+    for metric, entries in found.items():
+        for key, entry in entries.items():
+            if metric != BITS and not (isinstance(entry, dict) and {"name", "value", "stamp"} <= entry.keys()):
+                raise InputError(f"{path} is damaged ({metric}, {key} is no number with its stamp): move it away")
     return found
 
 
-def check_there(path: Any) -> None:
-    """InputError where there is no such file to compare with, or it is damaged."""
+def read_other(path: Any) -> dict[str, dict[str, Any]]:
+    """A metrics.json to compare with; InputError where there is none, or it is damaged."""
     if not epath.Path(path).exists():
         raise InputError(f"there is no {path} to compare with")
-    read(path)
+    return read(path)
 
 
-def compared_with(numbers: Sequence[Number], path: Any) -> tuple[list[str], list[str]]:
-    """A line for each number that another metrics.json has too, and the warnings where the protocols differ.
+def compared_with(
+    numbers: Sequence[Number], other: Mapping[str, Mapping[str, Any]], path: Any
+) -> tuple[list[str], list[str]]:
+    """A line for each number that another metrics.json, of that path, has too, and the warnings.
 
-    InputError where there is none of the numbers in it.
+    These are where the protocols differ, and where none of the numbers is in it.
     """
-    other, lines, warnings = read(path), [], []
+    lines, warnings = [], []
     for number in numbers:
         for key, entry in other.get(number.metric, {}).items():
-            if isinstance(entry, Mapping) and entry.get("name") == number.name:
+            if entry["name"] == number.name:
                 lines.append(f"{number.name}: {_short(number.value)} against {_short(entry['value'])} ({key})")
                 warnings += compared(number, entry, f"{path} has")
     if not lines:
-        raise InputError(f"{path} has none of {', '.join(number.name for number in numbers)}: nothing to compare with")
+        warnings.append(f"{path} has none of {', '.join(number.name for number in numbers)}: nothing is compared")
     return lines, warnings
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from marble.errors import InputError
 from marble.evaluation.image_sets import ImageSet
+from marble.pipelines.rows import check_seed
 
 OF_CONFIG = ("timestep_spacing", "clip_sample", "guidance_scale", "guidance_interval", "guidance_rescale")
 """What a stamp says of a config's section ``sampling``, given anew or not."""
@@ -46,9 +47,12 @@ def of_pipeline(
 ) -> ImageSet:
     """The first num images of the run ``options.seed``.
 
-    A class-conditional model draws its classes in turn, or the one that is given; a text-conditional one its prompts.
+    A class-conditional model draws classes at random, by the seed, or the one that is given; one of texts its prompts.
     InputError for a model of texts without any.
     """
+    check_seed(options.seed)
+    if num < 1:
+        raise InputError(f"{num} samples asked for: give at least 1")
     asked = _Asked(pipe, options)
 
     def rows(indices: np.ndarray) -> np.ndarray:
@@ -93,6 +97,12 @@ def in_turn(texts: Sequence[str], indices: np.ndarray) -> list[str]:
     return [texts[i % len(texts)] for i in indices]
 
 
+def drawn_classes(indices: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
+    """The class of each image of a run: at random, for in turn they would be no independent draws of the model's."""
+    drawn = np.random.default_rng((seed, num_classes)).random(int(indices.max()) + 1)
+    return (num_classes * drawn[indices]).astype(np.int64)
+
+
 class _Asked:
     """What each image of a run is asked for, by its index."""
 
@@ -102,6 +112,10 @@ class _Asked:
         self._num_classes = getattr(getattr(pipe, "conditioner", None), "num_classes", None)
         if self._of_texts and not options.text:
             raise InputError("the model draws from texts: give the prompts, --text '...' or --text @FILE")
+        is_told = {"text": self._of_texts, "negative_text": self._of_texts, "label": self._of_labels}
+        for name, is_read in is_told.items():
+            if getattr(options, name) is not None and not is_read:
+                raise InputError(f"--{name} is for other models, and this one is not told any: leave it out")
 
     def of(self, indices: np.ndarray) -> dict[str, Any]:
         """The request of consecutive images, from the first of these to the last."""
@@ -112,7 +126,9 @@ class _Asked:
             return {"text": in_turn(self._options.text, whole), **against}
         if not self._of_labels:
             return {}
-        return {"labels": self._options.label if self._options.label is not None else whole % self._num_classes}
+        if self._options.label is not None:
+            return {"labels": self._options.label}
+        return {"labels": drawn_classes(whole, self._num_classes, self._options.seed)}
 
     def described(self) -> dict[str, Any]:
         if self._of_texts:
@@ -120,4 +136,4 @@ class _Asked:
             return {name: hash_of(texts) for name, texts in given.items() if texts}
         if not self._of_labels:
             return {}
-        return {"labels": "in turn" if self._options.label is None else str(self._options.label)}
+        return {"labels": "at random" if self._options.label is None else str(self._options.label)}

@@ -16,6 +16,8 @@ from marble.metrics import Interval
 
 IDENTITY = frozenset({"images.source", "images.hash", "images.seed", "images.checkpoint", "command", "versions"})
 """What tells two measured models or two runs of the protocol apart, and is no part of the protocol."""
+FOUND = frozenset({"settings.std_of_splits", "settings.std_of_subsets", "settings.threshold", "settings.equal_pairs"})
+"""What was found beside a number: no part of the protocol either."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 def protocol(stamp: Mapping[str, Any]) -> dict[str, Any]:
     """What has to be the same for two numbers to compare, of a stamp as ``as_dict`` has it, by dotted key."""
-    return {k: v for k, v in _flat(stamp).items() if k not in IDENTITY and k.split(".")[0] not in IDENTITY}
+    return {k: v for k, v in _flat(stamp).items() if k not in IDENTITY | FOUND and k.split(".")[0] not in IDENTITY}
 
 
 def versions() -> dict[str, str]:

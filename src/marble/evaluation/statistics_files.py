@@ -5,7 +5,7 @@ sFID) have them, and ADM's reference batches; ours say beside that of how many i
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,17 +56,27 @@ class Statistics:
             if self.features[key] != value:
                 raise InputError(
                     f"{self.name} is of {key} {self.features[key]}, and the images are judged with {value}: "
-                    "compute the statistics again, or change --features"
+                    "compute the statistics again, or change --features or --resize"
                 )
 
 
 def has_statistics(path: Path) -> bool:
     """Whether an npz holds means and covariances."""
+    return any(mean in _names_in(path) for pairs in NAMES.values() for mean, _ in pairs)
+
+
+def has_images(path: Path) -> bool:
+    """Whether an npz holds images, maybe beside means and covariances."""
+    return "arr_0" in _names_in(path)
+
+
+def _names_in(path: Path) -> Sequence[str]:
+    """The arrays of an npz; of what is none, none."""
     if path.suffix.lower() != ".npz" or not path.is_file():
-        return False
+        return ()
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return any(mean in arrays for pairs in NAMES.values() for mean, _ in pairs)
+            return tuple(arrays.files)
     except NPZ_ERRORS as error:
         raise InputError(f"{path} can't be read as an npz ({error}): write it again") from error
 
@@ -81,6 +91,8 @@ def read_statistics(path: Path) -> Statistics:
                     if mean in arrays and covariance in arrays:
                         layers[layer] = _checked(arrays[mean], arrays[covariance], f"{path}: {mean}, {covariance}")
             described = json.loads(str(arrays["marble"])) if "marble" in arrays else {}
+            if not isinstance(described, dict):
+                raise InputError(f"{path} says of itself {str(described)[:40]!r}, and no object: write it again")
     except NPZ_ERRORS as error:
         raise InputError(f"{path} can't be read as statistics ({error}): write it again") from error
     if "features" not in layers:

@@ -6,7 +6,7 @@ from marble.metrics.frechet import frechet_distance, frechet_distance_of_feature
 from marble.metrics.frechet_estimate import FrechetEstimate, frechet_estimate, frechet_estimate_of_features
 from marble.metrics.half_samples import HalfSampleErrors, half_sample_errors
 from marble.metrics.inception_score import inception_estimate, inception_score
-from marble.metrics.intervals import Estimate, Interval, bootstrap, jackknife, mean_estimate
+from marble.metrics.intervals import Estimate, Interval, bootstrap, jackknife, mean_estimate, share_interval
 from marble.metrics.kernel import Spread, cmmd, gaussian_mmd, kid, polynomial_mmd
 from marble.metrics.manifold import DensityCoverage, PrecisionRecall, density_coverage, prdc, precision_recall
 from marble.metrics.memorization import Memorization, duplicate_rate, memorization
@@ -52,5 +52,6 @@ __all__ = [
     "prdc",
     "precision_recall",
     "psnr",
+    "share_interval",
     "ssim",
 ]

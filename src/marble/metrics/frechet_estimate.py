@@ -15,6 +15,7 @@ what is left of order 1/n² falls to a quarter from half of the images to all, s
 (Richardson 1911). The line of ``frechet_extrapolation``, which has neither, is further off, and takes longer.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple, Self
@@ -25,7 +26,7 @@ from marble.errors import InputError
 from marble.metrics.frechet import EPSILON, assembled, checked, factor
 from marble.metrics.intervals import Estimate
 from marble.metrics.moments import Moments
-from marble.metrics.rows import as_pair, as_rows, blocks
+from marble.metrics.rows import Part, as_pair, as_rows, blocks, random_halves
 
 ENOUGH = 3
 """Images for each dimension, from which on the expansion holds."""
@@ -82,7 +83,7 @@ def frechet_estimate(features: np.ndarray, mean: np.ndarray, cov: np.ndarray) ->
             f"features have {rows.shape[1]} dimensions and the reference {len(mean)}: give those of one network"
         )
     reference = _Reference.of(mean, cov)
-    return _estimate(lambda part: _to_fixed(rows[part], reference), len(rows), rows.shape[1])
+    return _estimate(lambda part: _to_fixed(part, reference), rows)
 
 
 def frechet_estimate_of_features(one: np.ndarray, other: np.ndarray) -> FrechetEstimate:
@@ -91,34 +92,36 @@ def frechet_estimate_of_features(one: np.ndarray, other: np.ndarray) -> FrechetE
     InputError for n or m below 2, or another dimension.
     """
     one, other = as_pair(one, other, ("the first features", "the second features"), least=(2, 2))
-    fewer = min(len(one), len(other))
-    return _estimate(lambda part: _of_both(one[part], other[part]), fewer, one.shape[1])
+    return _estimate(_of_both, one, other)
 
 
-def _estimate(expand: Callable[[slice], _Expansion], n: int, dimension: int) -> FrechetEstimate:
-    """Of an expansion that can be had of parts of the images."""
-    whole = expand(slice(None))
+def _estimate(expand: Callable[..., _Expansion], *sets: np.ndarray) -> FrechetEstimate:
+    """Of an expansion that can be had of parts of the sets."""
+    whole = expand(*sets)
     bias = None
-    if n >= max(ENOUGH * dimension, 4):
-        # Every other image, for they may be in the order of their classes.
-        halves = [expand(slice(start, None, 2)) for start in (0, 1)]
+    if min(map(len, sets)) >= max(ENOUGH * sets[0].shape[1], 4):
+        halves = [expand(*parts) for parts in zip(*map(random_halves, sets), strict=True)]
         coarse = sum(half.value - half.bias for half in halves) / 2
         bias = whole.value - (4 * (whole.value - whole.bias) - coarse) / 3
     return FrechetEstimate(whole.value, math.sqrt(whole.variance), bias)
 
 
-def _to_fixed(rows: np.ndarray, reference: _Reference) -> _Expansion:
-    return _expanded(rows, Moments.of(rows), reference)
+def _to_fixed(rows: np.ndarray | Part, reference: _Reference) -> _Expansion:
+    return _expanded(rows, _moments(rows), reference)
 
 
-def _of_both(one: np.ndarray, other: np.ndarray) -> _Expansion:
-    moments_1, moments_2 = Moments.of(one), Moments.of(other)
+def _of_both(one: np.ndarray | Part, other: np.ndarray | Part) -> _Expansion:
+    moments_1, moments_2 = _moments(one), _moments(other)
     first = _expanded(one, moments_1, _Reference.of(moments_2.mean, moments_2.covariance))
     second = _expanded(other, moments_2, _Reference.of(moments_1.mean, moments_1.covariance))
     return _Expansion(first.value, first.bias + second.bias, first.variance + second.variance)
 
 
-def _expanded(rows: np.ndarray, moments: Moments, reference: _Reference) -> _Expansion:
+def _moments(rows: np.ndarray | Part) -> Moments:
+    return functools.reduce(Moments.merged, (Moments.of(block) for _, block in blocks(rows)))
+
+
+def _expanded(rows: np.ndarray | Part, moments: Moments, reference: _Reference) -> _Expansion:
     """The distance, its first-order bias and its variance as rows [n d] are drawn again."""
     n, covariance, difference = len(rows), moments.covariance, moments.mean - reference.mean
     projection, roots = _aligned(reference.factor, covariance)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import betaincinv, stdtrit
 
 from marble.errors import InputError
 from marble.metrics.rows import as_rows
@@ -50,6 +50,20 @@ def mean_estimate(values: np.ndarray) -> Estimate:
     """The mean of values [n], one an image, with s / sqrt(n). InputError for fewer than 2."""
     values = as_rows(np.asarray(values).reshape(-1, 1), "values", least=2)[:, 0].astype(np.float64)
     return Estimate(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)), len(values) - 1)
+
+
+def share_interval(values: np.ndarray, level: float = 0.95) -> Interval:
+    """Of the share of values [n], bool, one an image, that are true: Jeffreys' (Brown, Cai & DasGupta 2001).
+
+    It stays within 0 and 1, and of no or all of n images it is not a point, as s / sqrt(n) would have it. InputError
+    for no values, or a level outside of (0, 1).
+    """
+    if not 0 < level < 1:
+        raise InputError(f"level={level} must be between 0 and 1, as 0.95")
+    n = len(as_rows(np.asarray(values, bool).reshape(-1, 1), "values"))
+    true = int(np.count_nonzero(values))
+    low, high = (float(betaincinv(true + 0.5, n - true + 0.5, tail)) for tail in ((1 - level) / 2, (1 + level) / 2))
+    return Interval(low if true else 0.0, high if true < n else 1.0, level)
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], n: int, *, groups: int = 20, seed: int = 0) -> Estimate:

@@ -46,7 +46,35 @@ def as_pair(
     return one, other
 
 
-def blocks(rows: np.ndarray, size: int = BLOCK) -> Iterator[tuple[slice, np.ndarray]]:
+class Part:
+    """Some of the rows of an array, that stay where they are until a block of them is read."""
+
+    def __init__(self, rows: np.ndarray, indices: np.ndarray) -> None:
+        self._rows, self._indices = rows, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, place: slice) -> np.ndarray:
+        return self._rows[self._indices[place]]
+
+
+def random_halves(rows: np.ndarray) -> tuple[Part, Part]:
+    """Both halves of rows in a random order, the same each time: rows may be sorted, or come in turn."""
+    order, cut = np.random.default_rng(0).permutation(len(rows)), (len(rows) + 1) // 2
+    return Part(rows, np.sort(order[:cut])), Part(rows, np.sort(order[cut:]))
+
+
+def spread(num: int, of: int) -> np.ndarray:
+    """num of so many indices [num], ascending: one from each of as many equal stretches, at random, always the same.
+
+    Evenly spaced ones of a set whose classes come in turn would all be of one class, and the first of a sorted set too.
+    """
+    edges = np.arange(num + 1) * of // num
+    return edges[:-1] + (np.random.default_rng(0).random(num) * np.diff(edges)).astype(np.int64)
+
+
+def blocks(rows: "np.ndarray | Part", size: int = BLOCK) -> Iterator[tuple[slice, np.ndarray]]:
     """Parts of rows [n d] in their order, in float64, each with its place."""
     for start in range(0, len(rows), size):
         place = slice(start, min(start + size, len(rows)))

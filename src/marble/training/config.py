@@ -65,7 +65,7 @@ class EvaluationConfig:
     reference: str | None = None
     """A folder, an npz or the name of a data set; None is the train split of the run's data."""
     reference_num: int | None = None
-    """So many of its images, evenly spaced; None is all."""
+    """So many of its images, from all over it; None is all."""
     best: str | None = "fd"
     """The metric by which checkpoints are kept in ``best``; None is by none."""
     keep_best: int = 1
