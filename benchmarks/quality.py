@@ -37,7 +37,7 @@ from marble.evaluation.samples import of_pipeline
 DEFAULTS = {
     # images seen, points, samples, images of the reference, DDIM's steps
     False: dict(images=512_000, points=4, num=5000, reference_num=20_000, steps=50),
-    True: dict(images=64_000, points=4, num=500, reference_num=2000, steps=25),
+    True: dict(images=32_000, points=4, num=400, reference_num=1000, steps=25),
 }
 """By --tiny."""
 
