@@ -12,6 +12,7 @@ import ml_collections
 from marble.config import completed
 from marble.errors import InputError
 from marble.experiments import DataConfig, Experiment
+from marble.objectives.autoencoder import LatentAutoencoder
 from marble.objectives.diffusion import Diffusion
 from marble.objectives.objective import Given, Objective
 from marble.objectives.vae import VariationalAutoencoder
@@ -21,7 +22,7 @@ from marble.training.config import EvaluationConfig, TrainingConfig
 from marble.training.optimizer import adam, warmup_decay
 from marble.typing import ImageSpec
 
-OBJECTIVES = {"diffusion": Diffusion, "vae": VariationalAutoencoder}
+OBJECTIVES = {"diffusion": Diffusion, "vae": VariationalAutoencoder, "autoencoder": LatentAutoencoder}
 """What ``config.objective`` can be; where a config does not say, its model does."""
 OPTIMIZERS = {"adam": adam}
 SECTIONS = {
@@ -29,7 +30,7 @@ SECTIONS = {
     "model": Section(),
     "optimizer": Section({"name": OPTIMIZERS}, (warmup_decay, "name")),
     "training": Section(constructors=(TrainingConfig,)),
-    "sampling": Section(),
+    "sampling": Section(is_optional=True),
     "evaluation": Section(constructors=(EvaluationConfig,), is_optional=True),
     "parallel": Section(constructors=(ParallelConfig,), is_optional=True),
 }
@@ -124,11 +125,12 @@ def build(config: Mapping[str, Any], image: ImageSpec, *, class_names: Sequence[
     if not 0 <= config["seed"] < 2**32:
         raise InputError(f"config key seed={config['seed']} must be between 0 and {2**32 - 1}")
     learning_rate, training = reading.make("optimizer", warmup_decay), reading.make("training", TrainingConfig)
+    objective = layout.objective.build(reading, Given(training, image, class_names, layout.parts))
     return Experiment(
         seed=config["seed"],
         data=reading.make("data", DataConfig),
-        objective=layout.objective.build(reading, Given(training, image, class_names, layout.parts)),
-        optimizer=reading.make("optimizer", "name", learning_rate),
+        objective=objective,
+        optimizer=objective.optimizer(reading.make("optimizer", "name", learning_rate)),
         learning_rate=learning_rate,
         training=training,
         image=image,

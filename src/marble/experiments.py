@@ -11,7 +11,7 @@ from marble.data.preprocess import prepare_batch
 from marble.data.sources import Source, open_source
 from marble.errors import InputError
 from marble.objectives.objective import Objective
-from marble.parallel import DeviceMapping, ParallelConfig
+from marble.parallel import WHOLE, Across, DeviceMapping, ParallelConfig
 from marble.training.config import EvaluationConfig, TrainingConfig
 from marble.training.post_hoc_ema import LENGTHS
 from marble.training.state import TrainState
@@ -68,9 +68,12 @@ class Experiment:
             num_averages=len(LENGTHS) if self.training.post_hoc_ema else 0,
         )
 
-    def loss_fn(self, *, train: bool) -> LossFn:
-        """The loss of batches as they come from the loader, with integers for pixels; train flips and drops out."""
-        of_prepared, flips = self.objective.loss_fn(train=train), self.data.flip and train
+    def loss_fn(self, *, train: bool, across: Across = WHOLE) -> LossFn:
+        """The loss of batches as they come from the loader, with integers for pixels; train flips and drops out.
+
+        across is the mapping's for which it is compiled.
+        """
+        of_prepared, flips = self.objective.loss_fn(train=train, across=across), self.data.flip and train
 
         def loss_fn(params: Any, batch: Batch, key: Array, *memory: Any) -> Any:
             flip_key, loss_key = jax.random.split(key)

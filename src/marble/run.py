@@ -26,7 +26,7 @@ from marble.parallel import DeviceMapping, agreement, check_divides, explained_m
 from marble.pipelines.pictures import save_png
 from marble.storage import check_bucket, is_remote, run_path
 from marble.training.interruption import Interruption
-from marble.training.intervals import Hooks
+from marble.training.intervals import HELD_OUT_LOSS, Hooks
 from marble.training.loop import call_lengths, restore_or_init, train
 from marble.training.operation import Profile
 from marble.training.state import TrainState
@@ -111,7 +111,7 @@ def _run(
         # The state's own arrays are donated to its next step.
         for_hooks = jax.tree.map(jnp.copy, state.frozen) if reads else None
         whole = whole_network(experiment, for_hooks)
-        return train(
+        state = train(
             workdir=directory,
             config=experiment.training,
             evaluation=experiment.evaluation,
@@ -121,8 +121,8 @@ def _run(
             key=train_key,
             hooks=Hooks(
                 learning_rate=in_32_bits(lambda step: float(experiment.learning_rate(step))),
-                evaluate=held_out_loss(experiment, source, mapping, eval_key, for_hooks),
-                sample=sample_grid(experiment, directory, pipe, whole),
+                evaluate=judged(experiment, source, mapping, eval_key, for_hooks, pipe, whole),
+                sample=sample_grid(experiment, directory, source, pipe, whole),
                 measure=lambda params, step: measure(whole(params), step),
                 log=experiment.objective.log,
             ),
@@ -131,6 +131,8 @@ def _run(
             profile=profile,
             hang_seconds=experiment.parallel.hang_seconds,
         )
+        experiment.objective.publish(epath.Path(directory), pipe, whole(state.ema_params), source.read(SPLIT))
+        return state
 
 
 def with_whole_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -182,7 +184,7 @@ def check_parts(experiment: Experiment, mapping: DeviceMapping) -> None:
 def make_train_step_of(experiment: Experiment, mapping: DeviceMapping) -> Callable[..., Any]:
     """The train step on the loader's uint8 batches, for the programs of a mapping."""
     return make_train_step(
-        experiment.loss_fn(train=True),
+        experiment.loss_fn(train=True, across=mapping.across),
         experiment.optimizer,
         ema_decay=experiment.training.ema_decay,
         ema_warmup=experiment.training.ema_warmup,
@@ -197,7 +199,7 @@ def device_batches(
 ) -> Iterator[Batch]:
     """The batches of each compiled call, [n b ...], on the devices before they are asked for."""
     host = train_batches(
-        source.read(SPLIT),
+        experiment.objective.read(source.read(SPLIT)),
         batch_size=experiment.training.batch_size,
         seed=experiment.seed,
         start_step=start_step,
@@ -212,15 +214,35 @@ def device_batches(
     return to_device(stacked(), lambda batch: mapping.put_part(batch, batch_axis=1))
 
 
+def judged(
+    experiment: Experiment,
+    source: Source,
+    mapping: DeviceMapping,
+    key: Array,
+    frozen: Any,
+    pipe: Any,
+    whole: Callable[[Any], Any],
+) -> Callable[[Any], dict[str, float]]:
+    """A function of parameters: the loss over the held-out split, and what else the objective says of it."""
+    loss = held_out_loss(experiment, source, mapping, key, frozen)
+
+    def judge(params: Any) -> dict[str, float]:
+        more = experiment.objective.judged(pipe, whole(params), source.read(source.held_out))
+        return {HELD_OUT_LOSS: loss(params), **{f"heldout_{name}": value for name, value in more.items()}}
+
+    return judge
+
+
 def held_out_loss(
     experiment: Experiment, source: Source, mapping: DeviceMapping, key: Array, frozen: Any
 ) -> Callable[[Any], float]:
     """A function of parameters: the loss over the held-out split, with the same draws every time."""
-    loss_fn = experiment.loss_fn(train=False)
+    loss_fn = experiment.loss_fn(train=False, across=mapping.across)
     sums = mapping.compile_sums(lambda *inputs: loss_fn(*inputs)[1])
     memory = () if frozen is None else (None, frozen)
     split = source.held_out
-    examples = source.read(split) if experiment.training.eval_every and split else None
+    read = experiment.objective.read
+    examples = read(source.read(split)) if experiment.training.eval_every and split else None
 
     def evaluate(params: Any) -> float:
         batches = eval_batches(
@@ -248,17 +270,18 @@ def whole_network(experiment: Experiment, frozen: Any) -> Callable[[Any], Any]:
 
 
 def sample_grid(
-    experiment: Experiment, directory: str, pipe: Any, whole: Callable[[Any], Any]
+    experiment: Experiment, directory: str, source: Source, pipe: Any, whole: Callable[[Any], Any]
 ) -> Callable[[Any, int], None]:
-    """A function of parameters and step that draws images into ``samples/STEP.png``."""
+    """A function of parameters and step that draws images into ``samples/STEP.png``, of objectives that make any."""
+    held_out = source.held_out and source.read(source.held_out)
 
     def sample(params: Any, step: int) -> None:
         path = epath.Path(directory) / "samples" / f"{step:07d}.png"
         if agreement.from_first(path.exists):
             return
-        shown = experiment.objective.examples(NUM_SAMPLES)
-        images = pipe.sample(NUM_SAMPLES, seed=experiment.seed, params=whole(params), **shown)
-        if agreement.is_first():
+        options = dict(num=NUM_SAMPLES, seed=experiment.seed)
+        images = experiment.objective.grid(pipe, whole(params), held_out, **options)
+        if images is not None and agreement.is_first():
             path.parent.mkdir(parents=True, exist_ok=True)
             save_png(path, images)
 

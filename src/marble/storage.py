@@ -1,10 +1,12 @@
 """What is different where a path is that of an object store, such as gs://BUCKET/RUN, and not a folder."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import socket
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import fsspec
@@ -163,6 +165,21 @@ def _link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # another disk, or one without links
         shutil.copy2(source, target)
+
+
+@contextlib.contextmanager
+def replaced_folder(path: epath.Path) -> Iterator[Path]:
+    """A block that fills a local folder, which at its end takes the place of the one that is at path, if any."""
+    with tempfile.TemporaryDirectory(prefix="marble-") as made:
+        yield Path(made)
+        if is_remote(str(path)):
+            copy_files(Path(made), path)
+            return
+        beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+        shutil.copytree(made, beside)
+        if path.exists():
+            path.rmtree()
+        beside.rename(path)
 
 
 def replace_text(path: epath.Path, text: str) -> None:

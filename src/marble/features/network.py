@@ -43,6 +43,8 @@ class FeatureNetwork:
     rounding: Rounding
     weights_hash: str
     """Of ``hash_of``."""
+    trunk: Callable[[Any, Array], tuple[Array, ...]] | None = None
+    """(params, images as the network reads them) -> layers of places [b h' w' c], from fine to coarse, or None."""
 
     def __post_init__(self) -> None:
         check_resize(self.resize)
@@ -65,6 +67,11 @@ class FeatureNetwork:
             pixels = resized(to_pixels(images, self.rounding), self.size, RESIZES[self.resize])
         mean, std = (jnp.asarray(value, jnp.float32)[None, None, None] for value in (self.mean, self.std))
         return (pixels - mean) / std
+
+    def maps(self, params: Any, images: Array) -> tuple[Array, ...]:
+        """Layers of places [b h' w' c] of images [b h w c] in [-1, 1], c 1 or 3, at the size that they have."""
+        mean, std = (jnp.asarray(value, jnp.float32)[None, None, None] for value in (self.mean, self.std))
+        return self.trunk(params, (127.5 * (images + 1) - mean) / std)
 
     def apply(self, params: Any, images: Array) -> Mapping[str, Array]:
         """The layers of prepared images. On a TPU or GPU, too, with all digits of float32: else scores would differ."""

@@ -67,11 +67,15 @@ def _effnet(path: str) -> dict[str, Any]:
     model, params = efficientnet.open_efficientnet(path)
 
     def forward(params: Any, images: Array) -> dict[str, Array]:
-        return model.apply({"params": params}, images)._asdict()
+        states = model.apply({"params": params}, images)
+        return {"features": states.features, "logits": states.logits}
+
+    def trunk(params: Any, images: Array) -> tuple[Array, ...]:
+        return model.apply({"params": params}, images).maps
 
     scale = dict(mean=(127.0,) * 3, std=(128.0,) * 3)
     named = dict(name="effnet-lite0", distance_name="FD-EffNetLite0", layers=("features", "logits"))
-    return dict(**named, **scale, size=EFFNET_SIDE, params=params, forward=forward)
+    return dict(**named, **scale, size=EFFNET_SIDE, params=params, forward=forward, trunk=trunk)
 
 
 def _clip(path: str) -> dict[str, Any]:

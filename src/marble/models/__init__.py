@@ -11,6 +11,7 @@ from marble.models.dit import DiT
 from marble.models.efficientnet import EfficientNetLite
 from marble.models.inception import Inception
 from marble.models.log_snr import LearnedLinear, LearnedMonotone
+from marble.models.patch_discriminator import PatchDiscriminator
 from marble.models.tiny_autoencoder import TinyAutoencoder
 from marble.models.unet import UNet
 from marble.models.vae import VAE
@@ -31,6 +32,7 @@ __all__ = [
     "Inception",
     "LearnedLinear",
     "LearnedMonotone",
+    "PatchDiscriminator",
     "TinyAutoencoder",
     "UNet",
     "lora",

@@ -47,6 +47,8 @@ class EfficientNetStates(NamedTuple):
     """[b 1280] the mean over the places before the last layer."""
     logits: Array
     """[b 1000] of ImageNet's classes in their usual order."""
+    maps: tuple[Array, ...]
+    """[b h/f w/f c] the last layer of each size, f = 2, 4, 8, ...: what a perceptual loss compares."""
 
 
 class EfficientNetLite(nn.Module):
@@ -64,11 +66,12 @@ class EfficientNetLite(nn.Module):
     def __call__(self, images: Array) -> EfficientNetStates:
         if images.ndim != 4 or images.shape[-1] != 3:
             raise InputError(f"images of shape {list(images.shape)} must be [b h w 3]: make grey ones RGB")
-        x = _unit(self.stem, 3, 2, "stem", images)
+        x, maps = _unit(self.stem, 3, 2, "stem", images), []
         for i, (kernel, stride, expansion, features) in enumerate(blocks_of(self.stages)):
+            maps += [x] if stride > 1 else []
             x = InvertedResidual(features, kernel, stride, expansion, name=f"block_{i}")(x)
         features = _unit(self.head, 1, 1, "head", x).mean(axis=(1, 2))
-        return EfficientNetStates(features, dense(self.num_classes, name="classifier")(features))
+        return EfficientNetStates(features, dense(self.num_classes, name="classifier")(features), (*maps, x))
 
 
 class InvertedResidual(nn.Module):

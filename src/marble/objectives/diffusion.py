@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from marble import diffusion
 from marble.conditioning import Autoencoder, Codec, Conditioner, Identity, Labels, Text
@@ -30,9 +31,9 @@ from marble.objectives.diffusion_config import (
 )
 from marble.objectives.draws import empty_sums, log_by_t
 from marble.objectives.learned_schedule import CURVE, schedule_of, variational_loss_fn
-from marble.objectives.objective import Given
+from marble.objectives.objective import Given, Plain
 from marble.objectives.samplers import SAMPLERS, named_sampler, with_schedule
-from marble.parallel import DeviceMapping
+from marble.parallel import WHOLE, Across, DeviceMapping
 from marble.pipelines import Classifier, DiffusionPipeline, SamplingConfig
 from marble.sampling import Sampler
 from marble.schema import DTYPES, Reading, Section, schema
@@ -97,7 +98,7 @@ class LoraWords:
 
 
 @dataclasses.dataclass(frozen=True)
-class Diffusion:
+class Diffusion(Plain):
     """A diffusion model's."""
 
     model: nn.Module
@@ -246,7 +247,7 @@ class Diffusion:
             return None
         return LossHistory.empty(self.schedule.num_train_timesteps)
 
-    def loss_fn(self, *, train: bool) -> LossFn:
+    def loss_fn(self, *, train: bool, across: Across = WHOLE) -> LossFn:
         """The loss of images, that of the x_0 they are encoded to; in training with dropout, of the context too."""
 
         def loss_fn(params: Any, batch: Batch, key: Array, history: Any = None, frozen: Frozen | None = None) -> Any:
@@ -340,6 +341,10 @@ class Diffusion:
     def examples(self, num: int) -> Mapping[str, Any]:
         """A request that shows what the model can be told."""
         return self.conditioner.examples(num)
+
+    def grid(self, pipe: DiffusionPipeline, params: Any, held_out: Any, *, num: int, seed: int) -> np.ndarray:
+        """Images of what the model can be told."""
+        return pipe.sample(num, seed=seed, params=params, **self.examples(num))
 
 
 def _self_conditioned(model: type[nn.Module], is_asked: bool) -> dict[str, bool]:

@@ -5,14 +5,19 @@ finds it. The class says which sections a config of it has, and builds itself fr
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import flax.linen as nn
+import numpy as np
+import optax
 
-from marble.diffusion.timesteps import LossHistory
-from marble.parallel import DeviceMapping
+from marble.data.examples import Examples
+from marble.errors import InputError
+from marble.parallel import WHOLE, Across, DeviceMapping
 from marble.schema import Reading, Section
 from marble.training.config import TrainingConfig
+from marble.training.state import Memory
 from marble.training.step import LossFn
 from marble.typing import Array, ImageSpec
 
@@ -56,14 +61,23 @@ class Objective(Protocol):
     def check_data(self, name: str, num_classes: int | None) -> None:
         """InputError where the data set of that name does not have what is to be learned."""
 
+    def read(self, examples: Examples) -> Examples:
+        """The examples with what batches must hold beside the data's own, such as the tokens of texts."""
+
     def init_params(self, key: Array) -> Any:
         """The initial parameters."""
 
-    def loss_history(self) -> LossHistory | None:
-        """What the state has to remember of losses."""
+    def optimizer(self, made: optax.GradientTransformation) -> optax.GradientTransformation:
+        """The optimiser of the parameters, of the config's: one for each of several networks."""
 
-    def loss_fn(self, *, train: bool) -> LossFn:
-        """The loss of prepared batches, in training with dropout; its metrics are sums over images."""
+    def loss_history(self) -> Memory | None:
+        """What the state has to remember of the steps before."""
+
+    def loss_fn(self, *, train: bool, across: Across = WHOLE) -> LossFn:
+        """The loss of prepared batches, in training with dropout; its metrics are sums over images.
+
+        across is of the devices' mapping: what a loss that is no mean of the images' own has to ask.
+        """
 
     base_shapes: Any
     """The shapes of the network's parameters where what is trained are adapters of them, or None."""
@@ -93,4 +107,71 @@ class Objective(Protocol):
         """
 
     def examples(self, num: int) -> Mapping[str, Any]:
-        """Arguments of the pipeline's ``sample`` that show what the model can do, in num images."""
+        """What to ask its pipeline for, in ``sample``, to have num images that show what it can do."""
+
+    def grid(self, pipe: Any, params: Any, held_out: Examples | None, *, num: int, seed: int) -> np.ndarray | None:
+        """num images [num h w c] that show what its pipeline can do with these parameters; None where it makes none."""
+
+    def judged(self, pipe: Any, params: Any, held_out: Examples) -> Mapping[str, float]:
+        """What the log says of held-out examples beside the loss, of its pipeline with these parameters."""
+
+    def publish(self, folder: Path, pipe: Any, params: Any, examples: Examples) -> None:
+        """Called when the training has ended: leaves in the workdir what other runs and libraries read of it.
+
+        params are the averaged ones, on the host, examples those that it was trained on.
+        """
+
+
+class Plain:
+    """What an objective has that trains all its parameters, freezes nothing, and remembers nothing but them."""
+
+    base_shapes = None
+    choices: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @classmethod
+    def followed(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The config as it is."""
+        return config
+
+    def check(self) -> None:
+        """What can be loaded can be trained."""
+
+    def check_data(self, name: str, num_classes: int | None) -> None:
+        """Any will do."""
+
+    def read(self, examples: Examples) -> Examples:
+        """The examples as they are."""
+        return examples
+
+    def optimizer(self, made: optax.GradientTransformation) -> optax.GradientTransformation:
+        """One for all parameters."""
+        return made
+
+    def frozen(self, base: Any = None) -> Any:
+        """Nothing."""
+
+    def whole(self, params: Any, frozen: Any) -> Any:
+        """What is trained."""
+        return params
+
+    def loss_history(self) -> None:
+        """Nothing."""
+
+    def judged(self, pipe: Any, params: Any, held_out: Examples) -> Mapping[str, float]:
+        """Nothing beside the loss."""
+        return {}
+
+    def publish(self, folder: Path, pipe: Any, params: Any, examples: Examples) -> None:
+        """Nothing beside the checkpoints."""
+
+    def examples(self, num: int) -> Mapping[str, Any]:
+        """Nothing is asked for."""
+        del num
+        return {}
+
+
+def refuse_guides(what: str, guide: Any, classifier: Any) -> None:
+    """InputError where something is to guide what draws nothing in steps."""
+    for name, given in {"guide": guide, "classifier": classifier}.items():
+        if given is not None:
+            raise InputError(f"{what} draws nothing in steps and takes no {name}: leave it out")

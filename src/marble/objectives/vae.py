@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from marble import vae
 from marble.data.preprocess import example_keys
-from marble.errors import InputError
 from marble.models import VAE
-from marble.objectives.objective import Given
-from marble.parallel import DeviceMapping
+from marble.objectives.objective import Given, Plain, refuse_guides
+from marble.parallel import WHOLE, Across, DeviceMapping
 from marble.pipelines import VAEPipeline, VAESamplingConfig
 from marble.sampling import noise_like
 from marble.schema import DTYPES, Reading, Section
@@ -25,7 +25,7 @@ LIKELIHOODS = {"discretised_logistic": vae.DISCRETISED_LOGISTIC, "gaussian": vae
 
 
 @dataclasses.dataclass(frozen=True)
-class VariationalAutoencoder:
+class VariationalAutoencoder(Plain):
     """A variational autoencoder's."""
 
     model: VAE
@@ -34,17 +34,11 @@ class VariationalAutoencoder:
     sampling: VAESamplingConfig
 
     keys = ()
-    choices: ClassVar[Mapping[str, Any]] = {}
     sections: ClassVar[Mapping[str, Section]] = {
         "model": Section({"name": {"vae": VAE}, "dtype": DTYPES}, ("name",)),
         "vae": Section({"likelihood": LIKELIHOODS}),
         "sampling": Section(constructors=(VAESamplingConfig,)),
     }
-
-    @classmethod
-    def followed(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The config as it is."""
-        return config
 
     @classmethod
     def build(cls, reading: Reading, given: Given) -> "VariationalAutoencoder":
@@ -57,12 +51,6 @@ class VariationalAutoencoder:
             sampling=reading.make("sampling", VAESamplingConfig),
         )
 
-    def check(self) -> None:
-        """What can be loaded can be trained."""
-
-    def check_data(self, name: str, num_classes: int | None) -> None:
-        """Any will do."""
-
     def model_inputs(self) -> tuple[Any, ...]:
         """Arguments of the model for one image."""
         return (jnp.zeros((1, *self.image.shape), jnp.float32),)
@@ -71,20 +59,7 @@ class VariationalAutoencoder:
         """The model's initial parameters."""
         return self.model.init(key, *self.model_inputs())["params"]
 
-    base_shapes = None
-
-    def frozen(self, base: Any = None) -> None:
-        """Nothing."""
-
-    def whole(self, params: Any, frozen: None) -> Any:
-        """What is trained."""
-        return params
-
-    def loss_history(self) -> None:
-        """There is no t to draw."""
-        return None
-
-    def loss_fn(self, *, train: bool) -> LossFn:
+    def loss_fn(self, *, train: bool, across: Across = WHOLE) -> LossFn:
         """The loss, in training with dropout."""
         return vae_loss_fn(self.model, self.likelihood, self.image.levels, train=train)
 
@@ -104,9 +79,7 @@ class VariationalAutoencoder:
         self, params: Any, *, mapping: DeviceMapping, guide: Any = None, classifier: Any = None
     ) -> VAEPipeline:
         """This model with these parameters; nothing guides it."""
-        for name, given in {"guide": guide, "classifier": classifier}.items():
-            if given is not None:
-                raise InputError(f"a variational autoencoder draws in one step and takes no {name}: leave it out")
+        refuse_guides("a variational autoencoder", guide, classifier)
         return VAEPipeline(
             model=self.model,
             params=params,
@@ -116,10 +89,9 @@ class VariationalAutoencoder:
             mapping=mapping,
         )
 
-    def examples(self, num: int) -> Mapping[str, Any]:
-        """It is asked for nothing."""
-        del num
-        return {}
+    def grid(self, pipe: VAEPipeline, params: Any, held_out: Any, *, num: int, seed: int) -> np.ndarray:
+        """Images from the prior."""
+        return pipe.sample(num, seed=seed, params=params)
 
 
 def vae_loss_fn(model: VAE, likelihood: vae.Likelihood, levels: int, *, train: bool = True) -> LossFn:

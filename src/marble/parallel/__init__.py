@@ -2,6 +2,8 @@
 
 from marble.parallel.devices import compiler_options, explained_memory_error, log_devices, use_compilation_cache
 from marble.parallel.mapping import (
+    WHOLE,
+    Across,
     DeviceMapping,
     MeshMapping,
     ParallelConfig,
@@ -12,6 +14,8 @@ from marble.parallel.mapping import (
 from marble.parallel.precision import in_32_bits, in_bits_of_params
 
 __all__ = [
+    "WHOLE",
+    "Across",
     "DeviceMapping",
     "MeshMapping",
     "ParallelConfig",

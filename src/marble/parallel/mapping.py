@@ -9,7 +9,7 @@ this file knows which it is, and a state saved under one goes on under the other
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,25 @@ Gradient = Callable[..., tuple[tuple[Array, dict[str, Any]], Any]]
 Rows = Mapping[str, np.ndarray]
 Scan = Callable[[Callable[[Any, Any], tuple[Any, Any]], Any, Any], tuple[Any, Any]]
 """scan(step, carry, xs) -> (carry, outputs), as ``jax.lax.scan``."""
+
+
+class Across(NamedTuple):
+    """What a loss asks of the whole batch within a program, which may be that of one device's part of it."""
+
+    mean: Callable[[Any], Any] = lambda x: x
+    """What is a mean over the part's images, as one over all."""
+    gathered: Callable[[Array], Array] = lambda x: x
+    """The rows [b ...] of all parts, in the order of the batch."""
+    part: Callable[[], Any] = lambda: 0
+    """Which part this is: its rows begin at so many times their number."""
+
+
+def _gathered(x: Array) -> Array:
+    return jax.lax.all_gather(x, AXIS, tiled=True)
+
+
+WHOLE = Across()
+"""Of a program for the whole batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +90,7 @@ class ParallelConfig:
 class MeshMapping:
     """jit over a mesh of one axis."""
 
+    across = WHOLE
     devices: tuple[jax.Device, ...]
     rules: Callable[[str, tuple[int, ...]], PartitionSpec] | None = None
     """The part of an array with that path and shape that a device has; None puts everything everywhere."""
@@ -193,6 +213,11 @@ class MeshMapping:
 class PmapMapping:
     """jax.pmap, with a named axis; each device has all parameters."""
 
+    across = Across(
+        lambda x: jax.lax.pmean(x, AXIS),
+        _gathered,
+        lambda: jax.lax.axis_index(AXIS),
+    )
     devices: tuple[jax.Device, ...]
 
     @property

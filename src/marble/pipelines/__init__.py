@@ -1,6 +1,7 @@
 """Trained models in use: images in, images out."""
 
 from marble.pipelines import editing
+from marble.pipelines.autoencoder import AutoencoderPipeline
 from marble.pipelines.classifier import Classifier
 from marble.pipelines.diffusion import DiffusionPipeline
 from marble.pipelines.evaluate import bits_per_dim
@@ -11,6 +12,7 @@ from marble.pipelines.vae import VAEPipeline, VAESamplingConfig
 from marble.typing import ImageSpec
 
 __all__ = [
+    "AutoencoderPipeline",
     "BitsPerDim",
     "Classifier",
     "DiffusionPipeline",

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from marble.errors import InputError
 from marble.parallel import DeviceMapping
@@ -117,6 +118,22 @@ def batches(rows: dict[str, np.ndarray], size: int) -> Iterator[dict[str, np.nda
     count = len(next(iter(rows.values())))
     for start in range(0, count, size):
         yield {name: padded(values[start : start + size], size) for name, values in rows.items()}
+
+
+def over_batches(
+    function: Callable[..., Any],
+    params: Any,
+    rows: dict[str, np.ndarray],
+    *arguments: Any,
+    batch_size: int,
+    mapping: DeviceMapping,
+    progress: bool = False,
+) -> Any:
+    """function(params, batch, *arguments), compiled for a mapping, of all rows, as arrays on the host."""
+    count, size = len(next(iter(rows.values()))), fitting_batch_size(batch_size, mapping)
+    bar = tqdm(batches(rows, size), total=-(-count // size), disable=None if progress else True)
+    results = [function(params, mapping.put(batch), *arguments) for batch in bar]
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *results)
 
 
 def padded(rows: np.ndarray, size: int) -> np.ndarray:

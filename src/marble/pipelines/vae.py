@@ -8,7 +8,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from marble import vae
 from marble.data.examples import Examples
@@ -18,7 +17,7 @@ from marble.models import VAE
 from marble.parallel import DeviceMapping, ParallelConfig
 from marble.pipelines.copies import Copyable
 from marble.pipelines.measured import Measured, MeasureOptions, num_images
-from marble.pipelines.rows import batches, fitting_batch_size, image_indices, integer_images, whole
+from marble.pipelines.rows import fitting_batch_size, image_indices, integer_images, over_batches, whole
 from marble.pipelines.tally import Estimate, standard_error
 from marble.sampling import fold_keys, image_keys, noise_like
 from marble.typing import Array, ImageSpec
@@ -161,13 +160,10 @@ class VAEPipeline(Copyable):
         progress: bool = False,
     ) -> Any:
         """function(params, batch, *arguments) of all rows, as arrays on the host."""
-        count = len(next(iter(rows.values())))
-        size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self.mapping)
+        size = self.config.batch_size if batch_size is None else batch_size
         params = self.params if params is None else params
-        results = []
-        for batch in tqdm(batches(rows, size), total=-(-count // size), disable=None if progress else True):
-            results.append(function(params, self.mapping.put(batch), *arguments))
-        return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *results)
+        options = dict(batch_size=size, mapping=self.mapping, progress=progress)
+        return over_batches(function, params, rows, *arguments, **options)
 
     def _apply(self, params: Any, half: str, inputs: Array) -> tuple[Array, Array]:
         return self.model.apply({"params": params}, inputs, method=half)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -34,8 +34,8 @@ class Hooks:
 
     learning_rate: Callable[[int], float]
     """The learning rate of the update made at a step."""
-    evaluate: Callable[[Any], float]
-    """The held-out loss of given parameters."""
+    evaluate: Callable[[Any], Mapping[str, float]]
+    """What the log says of held-out examples, of given parameters: HELD_OUT_LOSS and more."""
     sample: Callable[[Any, int], None]
     """Draws images with given parameters and keeps them as those of a step, unless it has them."""
     measure: Callable[[Any, int], Sequence[Measured]]
@@ -144,10 +144,10 @@ class Intervals:
         jax.block_until_ready(state)  # programs of two threads that wait for one another's devices could lock
         with self.watchdog.paused():
             if due(step, self.config.eval_every) and not self._has(step, HELD_OUT_LOSS):
-                finished, loss = self._run(lambda: self.hooks.evaluate(state.ema_params))
+                finished, found = self._run(lambda: self.hooks.evaluate(state.ema_params))
                 if finished:
-                    self.writer.write(step, {HELD_OUT_LOSS: loss})
-                    self.diverged.check_held_out(step, loss)
+                    self.writer.write(step, found)
+                    self.diverged.check_held_out(step, found[HELD_OUT_LOSS])
             if due(step, self.config.sample_every):
                 self._run(lambda: self.hooks.sample(state.ema_params, step))
             if due(step, self.evaluation.every) and not self._has(step, MEASURE_SECONDS):

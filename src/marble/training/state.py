@@ -2,19 +2,25 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from marble.diffusion.timesteps import LossHistory
 from marble.typing import Array
 
 Window = Mapping[str, Array]
 """Sums over the steps since the last log: ``num_steps``, ``loss``, ``grad_norm``, and the metrics of the loss function.
 Part of the state, so that a resumed run logs the same numbers."""
+
+
+class Memory(Protocol):
+    """What a loss remembers of the steps before, a pytree."""
+
+    def updated(self, **draws: Array) -> Self:
+        """With what the metrics of a step's loss have as ``draws``."""
 
 
 def no_sum(*shape: int) -> Array:
@@ -39,8 +45,9 @@ class TrainState(struct.PyTreeNode):
     diverged: Array
     """True from the first loss or gradient that is not finite; from then on nothing else changes."""
     window: Window
-    loss_history: LossHistory | None = None
-    """What importance sampling of t remembers; None, which has no leaves, where t is drawn otherwise."""
+    loss_history: Memory | None = None
+    """What the loss remembers of the steps before, as importance sampling of t does; None, which has no leaves, where
+    it needs nothing."""
     power_averages: Any = None
     """Averages of params of ``post_hoc_ema.LENGTHS``; None where none are kept."""
     frozen: Any = None
@@ -58,7 +65,7 @@ class TrainState(struct.PyTreeNode):
         optimizer: optax.GradientTransformation,
         *,
         sums: Window = MappingProxyType({}),
-        loss_history: LossHistory | None = None,
+        loss_history: Memory | None = None,
         num_averages: int = 0,
     ) -> "TrainState":
         """The state before the first step; sums are an objective's metrics over nothing."""
