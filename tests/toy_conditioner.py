@@ -39,6 +39,9 @@ class Bright:
     def context(self, batch, key, *, train):
         return {"label": (batch["image"].mean(axis=(1, 2, 3)) > self.above).astype(jnp.int32)}
 
+    def read(self, examples):
+        return examples
+
     def null(self, batch_size):
         return {"label": jnp.full(batch_size, 2, jnp.int32)}
 
@@ -55,7 +58,7 @@ class Bright:
     def of_context(self, num, context):
         return context
 
-    def examples(self, num):
+    def examples(self, num, held_out=None):
         return {"bright": True}
 
     def check_batch(self, batch):

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from marble.data.preprocess import to_uint8
+from marble.objectives.objective import Plain
+from marble.parallel import WHOLE
 from marble.schema import DTYPES, Section
 from marble.typing import ImageSpec
 
@@ -38,46 +40,24 @@ class ToyPipeline(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Toy:
+class Toy(Plain):
     """The mean of squared errors."""
 
     model: MeanImage
     image: ImageSpec
 
     keys = ()
-    choices: ClassVar = {}
     sections: ClassVar = {"model": Section({"name": {"mean_image": MeanImage}, "dtype": DTYPES}, ("name",))}
-
-    @classmethod
-    def followed(cls, config):
-        return config
 
     @classmethod
     def build(cls, reading, given):
         shape, dtype = given.image.shape, reading.named("model", "dtype")
         return cls(reading.make("model", "name", image_shape=shape, dtype=dtype), given.image)
 
-    def check(self):
-        pass
-
-    def check_data(self, name, num_classes):
-        pass
-
     def init_params(self, key):
         return self.model.init(key)["params"]
 
-    base_shapes = None
-
-    def frozen(self, base=None):
-        return None
-
-    def whole(self, params, frozen):
-        return params
-
-    def loss_history(self):
-        return None
-
-    def loss_fn(self, *, train):
+    def loss_fn(self, *, train, across=WHOLE):
         def loss_fn(params, batch, key):
             error = jnp.square(batch["image"] - self.model.apply({"params": params})[None]).mean(axis=(1, 2, 3))
             mask = batch.get("mask", jnp.ones(error.shape))
@@ -97,5 +77,5 @@ class Toy:
     def pipeline(self, params, *, mapping, guide=None, classifier=None):
         return ToyPipeline(params, self.image, mapping)
 
-    def examples(self, num):
-        return {}
+    def grid(self, pipe, params, held_out, *, num, seed):
+        return pipe.sample(num, seed=seed, params=params)

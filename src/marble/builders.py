@@ -4,7 +4,7 @@ Each section of a config is the arguments of what it builds: a name picks the cl
 signature is the schema. The dicts of what all configs have are here, those of an objective in its file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -13,8 +13,10 @@ from marble.config import completed
 from marble.errors import InputError
 from marble.experiments import DataConfig, Experiment
 from marble.objectives.autoencoder import LatentAutoencoder
+from marble.objectives.clip import Contrastive
 from marble.objectives.diffusion import Diffusion
 from marble.objectives.objective import Given, Objective
+from marble.objectives.upsampler import Upsampler
 from marble.objectives.vae import VariationalAutoencoder
 from marble.parallel import ParallelConfig, in_32_bits
 from marble.schema import Reading, Section, bind, look_up, merged, schema, unknown_key
@@ -22,7 +24,13 @@ from marble.training.config import EvaluationConfig, TrainingConfig
 from marble.training.optimizer import adam, warmup_decay
 from marble.typing import ImageSpec
 
-OBJECTIVES = {"diffusion": Diffusion, "vae": VariationalAutoencoder, "autoencoder": LatentAutoencoder}
+OBJECTIVES = {
+    "diffusion": Diffusion,
+    "vae": VariationalAutoencoder,
+    "autoencoder": LatentAutoencoder,
+    "clip": Contrastive,
+    "upsampler": Upsampler,
+}
 """What ``config.objective`` can be; where a config does not say, its model does."""
 OPTIMIZERS = {"adam": adam}
 SECTIONS = {
@@ -94,7 +102,7 @@ def _objective_name(config: Mapping[str, Any]) -> str:
         return config["objective"]
     models = {
         model: name
-        for name, objective in OBJECTIVES.items()
+        for name, objective in reversed(OBJECTIVES.items())  # the first objective that has a model is its own
         for model in objective.sections.get("model", Section()).names.get("name", {})
     }
     chosen, _ = Section({"name": models}).chosen("model", config.get("model", {}))
@@ -118,14 +126,25 @@ def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 @in_32_bits
-def build(config: Mapping[str, Any], image: ImageSpec, *, class_names: Sequence[str] | None = None) -> Experiment:
-    """The parts of a config for images of this kind; InputError where a name, key, type or value is wrong."""
+def build(
+    config: Mapping[str, Any],
+    image: ImageSpec,
+    *,
+    class_names: Sequence[str] | None = None,
+    texts: Callable[[int], Sequence[str]] | None = None,
+    folder: str | None = None,
+) -> Experiment:
+    """The parts of a config for images of this kind; InputError where a name, key, type or value is wrong.
+
+    texts(limit) gives those of the training data, and folder is the run's workdir: see ``objective.Given``.
+    """
     layout = Layout(config)
     reading = Reading(layout.objective.followed(config), layout.sections)
     if not 0 <= config["seed"] < 2**32:
         raise InputError(f"config key seed={config['seed']} must be between 0 and {2**32 - 1}")
     learning_rate, training = reading.make("optimizer", warmup_decay), reading.make("training", TrainingConfig)
-    objective = layout.objective.build(reading, Given(training, image, class_names, layout.parts))
+    given = Given(training, image, class_names, layout.parts, texts, folder)
+    objective = layout.objective.build(reading, given)
     return Experiment(
         seed=config["seed"],
         data=reading.make("data", DataConfig),

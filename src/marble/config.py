@@ -35,6 +35,7 @@ MAY_CHANGE = (
     "parallel",
     "data.source",
     "data.data_dir",
+    "autoencoder.cache",
 )
 """What may differ when a run goes on; all else makes another run."""
 

@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import optax
 
+from marble.conditioning import Origin
+from marble.data.examples import Examples
 from marble.data.preprocess import prepare_batch
-from marble.data.sources import Source, open_source
+from marble.data.sources import TRAIN, Source, open_source
 from marble.errors import InputError
 from marble.objectives.objective import Objective
 from marble.parallel import WHOLE, Across, DeviceMapping, ParallelConfig
@@ -67,6 +69,11 @@ class Experiment:
             loss_history=self.objective.loss_history(),
             num_averages=len(LENGTHS) if self.training.post_hoc_ema else 0,
         )
+
+    def read(self, source: Source, split: str, mapping: DeviceMapping) -> Examples:
+        """The examples of a split as batches are made of them."""
+        flips = self.data.flip and split == TRAIN
+        return self.objective.read(source.read(split), Origin(split, source.originals, flips, mapping))
 
     def loss_fn(self, *, train: bool, across: Across = WHOLE) -> LossFn:
         """The loss of batches as they come from the loader, with integers for pixels; train flips and drops out.

@@ -132,7 +132,7 @@ def load_params(
             f"{workdir} has one kind of parameters, a published checkpoint's: leave best, raw_params, ema_length out"
         )
     config = config if dtype is None else in_dtype(config, dtype)
-    experiment = build(config, data.image, class_names=data.class_names)
+    experiment = build(config, data.image, class_names=data.class_names, folder=workdir)
     step, params = _params(experiment, workdir, step=step, best=best, raw_params=raw_params, ema_length=ema_length)
     base = base_of(experiment.objective, config["init_from"])
     params = experiment.objective.whole(params, experiment.objective.frozen(base))
@@ -143,7 +143,7 @@ def load_trained(workdir: str, *, step: int | None = None) -> tuple[int, Experim
     """The step, the experiment and what it trained, averaged, on the host: of a run of adapters these alone."""
     workdir = run_path("the workdir", workdir)
     config, data = recalled(workdir)
-    experiment = build(config, data.image, class_names=data.class_names)
+    experiment = build(config, data.image, class_names=data.class_names, folder=workdir)
     step, params = _params(experiment, workdir, step=step, best=False, raw_params=False, ema_length=None)
     return step, experiment, params
 

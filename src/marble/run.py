@@ -16,7 +16,7 @@ from etils import epath
 
 from marble import builders, workdir
 from marble.data.loader import eval_batches, to_device, train_batches
-from marble.data.sources import HELD_OUT, Source
+from marble.data.sources import HELD_OUT, TRAIN, Source
 from marble.errors import InputError
 from marble.evaluation.in_training import measuring
 from marble.experiments import Experiment
@@ -35,8 +35,13 @@ from marble.typing import Array, Batch, ImageSpec
 
 logger = logging.getLogger(__name__)
 
-SPLIT = "train"
-FOLDERS = (("text", "encoders"), ("text", "tokenizers"), ("autoencoder", "path"))
+FOLDERS = (
+    ("text", "encoders"),
+    ("text", "tokenizers"),
+    ("autoencoder", "path"),
+    ("autoencoder", "cache"),
+    ("tokenizer", "path"),
+)
 """The keys of a config that name folders."""
 MOST_CLASSES = 20
 """Of which the log gives number and name."""
@@ -75,7 +80,8 @@ def _run(
     agreement.from_first(lambda: check_bucket(directory))
     source = builders.data_config(config).open()
     image = ImageSpec(shape=tuple(source.image_shape), levels=source.levels)
-    experiment = builders.build(config, image, class_names=source.class_names)
+    texts = lambda limit: source.read(TRAIN).texts(limit)  # noqa: E731
+    experiment = builders.build(config, image, class_names=source.class_names, texts=texts, folder=directory)
     mapping = experiment.parallel.open()
     check(experiment, source, mapping)
     train_key, eval_key = jax.random.split(jax.random.key(experiment.seed, impl="threefry2x32"))
@@ -105,6 +111,7 @@ def _run(
                 "raise that"
             )
         agreement.from_first(lambda: workdir.remember(directory, config.to_dict(), facts))
+        agreement.from_first(lambda: experiment.objective.keep(epath.Path(directory)))
         state = state.replace(frozen=mapping.place(experiment.objective.frozen(base)))
         draws = experiment.training.sample_every or experiment.evaluation.every
         reads = experiment.training.eval_every or (draws and base is not None)
@@ -131,7 +138,7 @@ def _run(
             profile=profile,
             hang_seconds=experiment.parallel.hang_seconds,
         )
-        experiment.objective.publish(epath.Path(directory), pipe, whole(state.ema_params), source.read(SPLIT))
+        experiment.objective.publish(epath.Path(directory), pipe, whole(state.ema_params), source.read(TRAIN))
         return state
 
 
@@ -147,14 +154,15 @@ def with_whole_paths(config: ml_collections.ConfigDict) -> ml_collections.Config
     for section, key in FOLDERS:
         if section in config:
             value = config[section][key]
-            config[section][key] = whole(value) if isinstance(value, str) else tuple(map(whole, value))
+            if value is not None:
+                config[section][key] = whole(value) if isinstance(value, str) else tuple(map(whole, value))
     return config
 
 
 def check(experiment: Experiment, source: Source, mapping: DeviceMapping) -> None:
     """InputError for parts that don't fit each other, the data or the devices."""
-    if SPLIT not in source.splits:
-        raise InputError(f"{source.name} has no split {SPLIT!r} to train on; there are: {', '.join(source.splits)}")
+    if TRAIN not in source.splits:
+        raise InputError(f"{source.name} has no split {TRAIN!r} to train on; there are: {', '.join(source.splits)}")
     check_parts(experiment, mapping)
     if experiment.training.eval_every and source.held_out is None:
         raise InputError(f"{source.name} has no held-out split ({' or '.join(HELD_OUT)}): set training.eval_every=0")
@@ -199,7 +207,7 @@ def device_batches(
 ) -> Iterator[Batch]:
     """The batches of each compiled call, [n b ...], on the devices before they are asked for."""
     host = train_batches(
-        experiment.objective.read(source.read(SPLIT)),
+        experiment.read(source, TRAIN, mapping),
         batch_size=experiment.training.batch_size,
         seed=experiment.seed,
         start_step=start_step,
@@ -241,8 +249,7 @@ def held_out_loss(
     sums = mapping.compile_sums(lambda *inputs: loss_fn(*inputs)[1])
     memory = () if frozen is None else (None, frozen)
     split = source.held_out
-    read = experiment.objective.read
-    examples = read(source.read(split)) if experiment.training.eval_every and split else None
+    examples = experiment.read(source, split, mapping) if experiment.training.eval_every and split else None
 
     def evaluate(params: Any) -> float:
         batches = eval_batches(

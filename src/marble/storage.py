@@ -182,6 +182,18 @@ def replaced_folder(path: epath.Path) -> Iterator[Path]:
         beside.rename(path)
 
 
+@contextlib.contextmanager
+def local_folder(path: epath.Path) -> Iterator[Path]:
+    """A block in which a folder is on this machine: itself, or a copy of one in an object store."""
+    if not is_remote(str(path)):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="marble-") as made:
+        for file in listed(path):
+            (Path(made) / file.name).write_bytes(file.read_bytes())
+        yield Path(made)
+
+
 def replace_text(path: epath.Path, text: str) -> None:
     """Writes a file that is never seen half-written; in an object store no other kind is."""
     if is_remote(str(path)):

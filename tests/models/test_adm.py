@@ -13,8 +13,9 @@ from marble.convert.adm_published import ADM_64
 from marble.convert.names import check, flat, shape_of
 from marble.convert.tensors import Tensor
 from marble.errors import InputError
-from marble.models.adm import AdmClassifier, AdmUNet, log_prob, resized
+from marble.models.adm import AdmClassifier, AdmUNet, log_prob
 from marble.models.adm_blocks import AdmAttention, resampled, split_qkv
+from marble.models.resample import resized
 from marble.sampling.guidance import classifier_guided
 from marble.typing import Level, Prediction
 

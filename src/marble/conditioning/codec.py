@@ -6,7 +6,9 @@ as an argument, and all else about it is static.
 
 from typing import Protocol
 
-from marble.typing import Array, ImageSpec
+from marble.conditioning.latents import Origin
+from marble.data.examples import Examples
+from marble.typing import Array, Batch, ImageSpec
 
 
 class Codec(Protocol):
@@ -19,6 +21,12 @@ class Codec(Protocol):
 
     def encode(self, images: Array, keys: Array | None = None) -> Array:
         """x_0 of images; keys [b] are for a codec that draws, which without them gives the mean."""
+
+    def of_batch(self, batch: Batch, keys: Array) -> Array:
+        """x_0 of a prepared batch: of its images, or of what they were encoded to before."""
+
+    def cached(self, examples: Examples, origin: Origin) -> Examples:
+        """*host* The examples as batches are made of them: with what was encoded in place of images, if it is kept."""
 
     def decode(self, x_0: Array) -> Array:
         """The images of x_0."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
 
+from marble.data.examples import Examples
 from marble.errors import InputError
 from marble.schema import Reading, Section
 from marble.typing import Array, Batch, Context, ImageSpec, Rows
@@ -50,6 +51,9 @@ class Conditioner(Protocol):
     def context(self, batch: Batch, key: Array, *, train: bool) -> Context:
         """What the model is told of a batch; in training some images get the null context, by their own keys."""
 
+    def read(self, examples: Examples) -> Examples:
+        """*host* The examples with the arrays that ``context`` reads of a batch beside the data's own."""
+
     def null(self, batch_size: int) -> Context:
         """What stands for no context: {} for a model that is never told anything."""
 
@@ -65,8 +69,11 @@ class Conditioner(Protocol):
     def of_context(self, num: int, context: Context) -> Context:
         """*host* A context that somebody made for num images: checked, and where it says nothing, null."""
 
-    def examples(self, num: int) -> Request:
-        """*host* A request for num images that shows what there is: for the grids drawn in training."""
+    def examples(self, num: int, held_out: Examples | None = None) -> Request:
+        """*host* A request for num images that shows what there is, or that is made of held-out examples.
+
+        It is for the grids drawn in training.
+        """
 
     def check_batch(self, batch: Rows) -> None:
         """*host* InputError for a batch of data that the model can't be told of."""

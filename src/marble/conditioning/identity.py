@@ -5,8 +5,10 @@ from typing import ClassVar
 
 from flax import struct
 
+from marble.conditioning.latents import Origin
+from marble.data.examples import Examples
 from marble.schema import Reading, Section
-from marble.typing import Array, ImageSpec
+from marble.typing import Array, Batch, ImageSpec
 
 
 @struct.dataclass
@@ -32,6 +34,16 @@ class Identity:
         """The images."""
         del keys
         return images
+
+    def of_batch(self, batch: Batch, keys: Array) -> Array:
+        """The images."""
+        del keys
+        return batch["image"]
+
+    def cached(self, examples: Examples, origin: Origin) -> Examples:
+        """The examples as they are."""
+        del origin
+        return examples
 
     def decode(self, x_0: Array) -> Array:
         """x_0."""

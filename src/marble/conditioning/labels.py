@@ -13,6 +13,7 @@ from flax import struct
 
 from marble.conditioning.conditioner import Conditioner, Request, refuse_unread
 from marble.conditioning.unconditional import Unconditional
+from marble.data.examples import Examples
 from marble.data.preprocess import example_keys
 from marble.errors import InputError
 from marble.schema import Reading, Section, nearest
@@ -84,6 +85,10 @@ class Labels:
             label = jnp.where(is_null, self.num_classes, label)
         return {"label": label}
 
+    def read(self, examples: Examples) -> Examples:
+        """The examples as they are."""
+        return examples
+
     def null(self, batch_size: int) -> Context:
         """The null class."""
         return {"label": jnp.full(batch_size, self.num_classes, jnp.int32)}
@@ -109,7 +114,7 @@ class Labels:
             return context
         return {**context, "label": self._numbers(context.get("label"), num, highest=self.num_classes)}
 
-    def examples(self, num: int) -> Request:
+    def examples(self, num: int, held_out: Examples | None = None) -> Request:
         """The classes in turn."""
         return {"labels": np.arange(num) % self.num_classes}
 

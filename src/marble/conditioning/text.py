@@ -1,7 +1,8 @@
 """The conditioner of text-to-image models: ``text`` [b l c], the states of frozen encoders.
 
-In training the text of an image is made of the name of its class, by a template; without classes it is the same for
-all. A share of the texts is replaced by the empty one, so that guidance has somewhere to go away from.
+In training the text of an image is its caption, or is made of the name of its class, by a template; without classes
+it is the same for all. A share of the texts is replaced by the empty one, so that guidance has somewhere to go away
+from; an image whose caption is empty is always told that.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from flax import struct
 from marble.conditioning.conditioner import Request, refuse_unread
 from marble.conditioning.text_encoder import States, TextEncoder, common_length
 from marble.convert.text import open_text_encoder
+from marble.data.examples import Examples
 from marble.data.preprocess import example_keys
 from marble.data.tokenizer import Tokenizer
 from marble.errors import InputError
@@ -37,12 +39,14 @@ class TextWords:
     """Tokens that are read of a text, with its start and end; None is all that the encoders can read."""
     zero_null: bool = False
     """Whether no text is told as zeros in place of the empty text's states, as SDXL is trained."""
+    captions: bool = False
+    """Whether the text of an image in training is its own, of the data."""
     template: str = "{}"
-    """The text of an image in training; {} stands for the name of its class."""
+    """Where it is not: the text; {} stands for the name of the image's class."""
     text_dropout: float = 0.1
     """How often a text is replaced by the empty one in training."""
     prompts: Sequence[str] = ()
-    """The texts of the grids that are drawn in training; by default those of the first classes."""
+    """The texts of the grids that are drawn in training; by default those of the first classes, with captions none."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.text_dropout <= 1:
@@ -51,6 +55,8 @@ class TextWords:
             raise InputError(
                 f"text.tokenizers={tuple(self.tokenizers)} must be one for each of the {len(self.encoders)} encoders"
             )
+        if self.captions and self.template != "{}":
+            raise InputError(f"text.template={self.template!r} is of classes, and text.captions is set: leave one out")
 
 
 @struct.dataclass
@@ -64,6 +70,8 @@ class Text:
     """Of the images that it is trained on."""
     class_texts: tuple[str, ...] = struct.field(pytree_node=False, default=("",))
     """The text of each class in training, or the one for all."""
+    captions: bool = struct.field(pytree_node=False, default=False)
+    """Whether in training each image has a text of its own."""
     text_dropout: float = struct.field(pytree_node=False, default=0.1)
     prompts: tuple[str, ...] = struct.field(pytree_node=False, default=())
     zero_null: bool = struct.field(pytree_node=False, default=False)
@@ -83,10 +91,6 @@ class Text:
         words = reading.make("text", TextWords)
         if not hasattr(model, "text_channels"):
             raise InputError("conditioner='text' is for models that read it: set model.name='conditional_unet'")
-        is_named = "{}" in words.template
-        if is_named and not class_names and words.template != "{}":
-            raise InputError(f"text.template={words.template!r} has a class's name, and the data have no classes")
-        texts = [words.template.replace("{}", name) for name in class_names or [""]]
         dtype = reading.named("text", "dtype")
         models, params = zip(*(open_text_encoder(path, dtype=dtype) for path in words.encoders), strict=True)
         length = common_length(words.max_length, [encoder.max_length for encoder in models])
@@ -95,7 +99,8 @@ class Text:
             params=params,
             encoders=tuple(TextEncoder(encoder, tokenizer, words.states) for encoder, tokenizer in pairs),
             image=image,
-            class_texts=tuple(texts) if is_named else (words.template,),
+            class_texts=_class_texts(words, class_names),
+            captions=words.captions,
             text_dropout=words.text_dropout,
             prompts=tuple(words.prompts),
             zero_null=words.zero_null,
@@ -111,19 +116,41 @@ class Text:
 
     def context(self, batch: Batch, key: Array, *, train: bool) -> Context:
         """What is said of the texts, in training each replaced by the empty one with probability text_dropout."""
-        count = batch["image"].shape[0]
+        count = batch["index"].shape[0]
+        told = self._told_of_captions(batch) if self.captions else self._told_of_classes(batch, count)
+        if train:
+            keys = example_keys(key, batch)
+            told = self._or_null(
+                told, jax.vmap(lambda k: jax.random.bernoulli(k, jnp.float32(self.text_dropout)))(keys)
+            )
+        return {**told, **self._size(jnp.asarray(_sizes(count, self.image)))}
+
+    def _told_of_captions(self, batch: Batch) -> dict[str, Array]:
+        told = self._told([batch[name] for name in _names(self.encoders)])
+        if not self.zero_null:
+            return told  # what is said of an empty caption is the null context
+        is_empty = (batch["tokens_0"] == jnp.asarray(self.encoders[0].null_tokens())[None]).all(axis=1)
+        return self._or_null(told, is_empty)
+
+    def _or_null(self, told: Mapping[str, Array], is_null: Array) -> dict[str, Array]:
+        """What is said, or the null context where an image's is_null [b] is true."""
+        null = self.null(1)
+        return {name: _where(is_null, null[name], value) for name, value in told.items()}
+
+    def _told_of_classes(self, batch: Batch, count: int) -> dict[str, Array]:
         label = batch["label"] if self.keys else jnp.zeros(count, jnp.int32)
         tokens = [jnp.asarray(encoder.tokens(self.class_texts)) for encoder in self.encoders]
         if len(self.class_texts) < count:  # each is encoded once
-            told = {name: value[label] for name, value in self._told(tokens).items()}
-        else:
-            told = self._told([ids[label] for ids in tokens])
-        if train:
-            keys = example_keys(key, batch)
-            is_null = jax.vmap(lambda k: jax.random.bernoulli(k, jnp.float32(self.text_dropout)))(keys)
-            null = self.null(1)
-            told = {name: _where(is_null, null[name], value) for name, value in told.items()}
-        return {**told, **self._size(jnp.asarray(_sizes(count, self.image)))}
+            return {name: value[label] for name, value in self._told(tokens).items()}
+        return self._told([ids[label] for ids in tokens])
+
+    def read(self, examples: Examples) -> Examples:
+        """The examples with the tokens of their captions, where it is told of these."""
+        if not self.captions:
+            return examples
+        return examples.with_text_arrays(
+            lambda texts: {n: _rows(e, texts) for n, e in zip(_names(self.encoders), self.encoders, strict=True)}
+        )
 
     def null(self, batch_size: int) -> Context:
         """What is said of the empty text."""
@@ -134,9 +161,9 @@ class Text:
 
     def of_rows(self, rows: Batch) -> Context:
         """What is said of their tokens, or of a batch of data's classes."""
-        if "tokens_0" not in rows:
+        if "size" not in rows:
             return self.context(rows, None, train=False)
-        told = self._told([rows[f"tokens_{i}"] for i in range(len(self.encoders))])
+        told = self._told([rows[name] for name in _names(self.encoders)])
         return {**told, **self._size(rows["size"])}
 
     def null_of_rows(self, rows: Batch) -> Context:
@@ -160,13 +187,15 @@ class Text:
         """A context that somebody made, or the empty text's."""
         return context or self.null(num)
 
-    def examples(self, num: int) -> Request:
+    def examples(self, num: int, held_out: Examples | None = None) -> Request:
         """The prompts of the config, or the texts of the classes, in turn."""
         shown = self.prompts or self.class_texts
         return {"text": [shown[i % len(shown)] for i in range(num)]}
 
     def check_batch(self, batch: Rows) -> None:
-        """InputError without the labels of the classes that have texts."""
+        """InputError without the labels of the classes that have texts, or without the captions' tokens."""
+        if self.captions and "tokens_0" not in batch:
+            raise InputError("examples without texts: this model was trained with each image's own")
         if self.keys and "label" not in batch:
             raise InputError(f"examples without labels: this model was trained with {len(self.class_texts)} texts")
 
@@ -202,11 +231,26 @@ class Text:
         return {"size": size} if self.tells_size else {}
 
 
+def _class_texts(words: TextWords, class_names: Sequence[str] | None) -> tuple[str, ...]:
+    """The text of each class in training, or the one for all; InputError for a template that names no class."""
+    if words.captions:
+        return ("",)
+    if "{}" not in words.template:
+        return (words.template,)
+    if not class_names and words.template != "{}":
+        raise InputError(f"text.template={words.template!r} has a class's name, and the data have no classes")
+    return tuple(words.template.replace("{}", name) for name in class_names or [""])
+
+
+def _names(encoders: Sequence[TextEncoder]) -> list[str]:
+    """What the tokens for each encoder are called in a batch or a request's rows."""
+    return [f"tokens_{i}" for i in range(len(encoders))]
+
+
 def _rows(encoder: TextEncoder, texts: Sequence[str]) -> np.ndarray:
     """The tokens of texts [n l], each text read once."""
-    different = sorted(set(texts))
-    tokens = encoder.tokens(different)
-    return tokens[[different.index(text) for text in texts]]
+    places = {text: i for i, text in enumerate(sorted(set(texts)))}
+    return encoder.tokens(list(places))[[places[text] for text in texts]]
 
 
 def _texts(name: str, asked: Any, num: int) -> list[str]:

@@ -3,6 +3,7 @@
 from flax import struct
 
 from marble.conditioning.conditioner import Request, refuse_unread
+from marble.data.examples import Examples
 from marble.typing import Array, Batch, Context, ImageSpec, Rows
 
 
@@ -21,6 +22,10 @@ class Unconditional:
         """Nothing."""
         del batch, key, train
         return {}
+
+    def read(self, examples: Examples) -> Examples:
+        """The examples as they are."""
+        return examples
 
     def null(self, batch_size: int) -> Context:
         """Nothing."""
@@ -48,7 +53,7 @@ class Unconditional:
         del num
         return context
 
-    def examples(self, num: int) -> Request:
+    def examples(self, num: int, held_out: Examples | None = None) -> Request:
         """Nothing."""
         del num
         return {}

@@ -35,8 +35,9 @@ def train_batches(
 ) -> Iterator[HostBatch]:
     """This process's parts of the global batches of steps start_step, start_step + 1, ... without end.
 
-    Yields `image` [b/P h w c] uint8, `index` [b/P] int32, the position in the global batch, and where the data have
-    them `label` [b/P] int32. Raises InputError where the processes don't divide the batch.
+    Yields `image` [b/P h w c] uint8, `index` [b/P] int32, the position in the global batch, where the data have them
+    `label` [b/P] int32, and what arrays the examples have beside. Raises InputError where the processes don't divide
+    the batch.
     """
     import grain
 
@@ -129,7 +130,7 @@ def _decoded(
     def example(j: int) -> dict[str, np.ndarray]:
         step, index = divmod(j, len(part))
         found = examples[example_at(step, part[index])]
-        return {key: found[key] for key in ("image", "label") if key in found}
+        return {key: value for key, value in found.items() if key != "text"}
 
     options = grain.ReadOptions(num_threads=DECODING_THREADS, prefetch_buffer_size=2 * len(part))
     decoded = grain.MapDataset.range(sys.maxsize).map(example).to_iter_dataset(options).batch(len(part))

@@ -10,7 +10,14 @@ from marble.typing import Array, Batch
 
 
 def prepare_batch(batch: Mapping[str, Array], key: Array, *, levels: int, flips: bool) -> Batch:
-    """The loader's uint8 images as float32 in [-1, 1], each flipped left to right half of the time if flips."""
+    """The loader's uint8 images as float32 in [-1, 1], each flipped left to right half of the time if flips.
+
+    Of images that were encoded, ``latent`` [b f h w m], it is one of the two that were kept of each, or the first.
+    """
+    if "latent" in batch:
+        latent = batch["latent"]
+        side = mirrored(example_keys(key, batch)).astype(jnp.int32) if flips else jnp.zeros(len(latent), jnp.int32)
+        return {**batch, "latent": latent[jnp.arange(len(latent)), side]}
     image = to_float(batch["image"], levels)
     return {**batch, "image": flip(image, example_keys(key, batch)) if flips else image}
 
@@ -37,5 +44,9 @@ def to_uint8(x: Array, levels: int) -> Array:
 
 def flip(images: Array, keys: Array) -> Array:
     """Images [b h w c], each mirrored left to right with probability 1/2 drawn from its own key [b]."""
-    mirrored = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(0.5)))(keys)  # [b]
-    return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1, :], images)
+    return jnp.where(mirrored(keys)[:, None, None, None], images[:, :, ::-1, :], images)
+
+
+def mirrored(keys: Array) -> Array:
+    """Which images [b] are: each with probability 1/2, by its own key."""
+    return jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(0.5)))(keys)

@@ -10,6 +10,8 @@ from marble.data.prepare import num_examples, prepare
 from marble.errors import InputError
 
 LEVELS = 256
+TRAIN = "train"
+"""The split that is trained on."""
 HELD_OUT = ("test", "validation")
 """The names of splits that are not trained on; the first that there is is measured on."""
 CONTENT = "images "

@@ -21,7 +21,7 @@ from marble.errors import InputError
 from marble.models.adm_blocks import EPSILON, AdmAttention, AdmResBlock, AttentionPool, Resample
 from marble.models.embeddings import TimeEmbedding
 from marble.models.layers import GroupNorm, check_sizes, conv, wide
-from marble.models.resample import Upsample, downsample
+from marble.models.resample import Upsample, downsample, resized
 from marble.typing import Array, Context
 
 
@@ -220,9 +220,3 @@ class AdmClassifier(AdmEncoder):
 def log_prob(logits: Array, label: Array) -> Array:
     """log p(y | x_t) [b], of a classifier's logits [b num_classes] and label [b]."""
     return jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], axis=-1)[:, 0]
-
-
-def resized(image: Array, sides: Sequence[int]) -> Array:
-    """[b h' w' c] -> [b h w c], bilinear between the centres of pixels, in float32 or more."""
-    shape = (image.shape[0], *sides, image.shape[3])
-    return jax.image.resize(image.astype(wide(image.dtype)), shape, "bilinear", antialias=False)

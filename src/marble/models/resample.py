@@ -1,12 +1,13 @@
 """Halving and doubling an image's sides."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from marble.models.layers import conv, kernel_init
+from marble.models.layers import conv, kernel_init, wide
 from marble.typing import Array
 
 
@@ -67,3 +68,9 @@ def _add_taps(kernel: Array, axis: int) -> tuple[Array, Array]:
 
 def _convolve(x: Array, kernel: Array, padding) -> Array:
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def resized(image: Array, sides: Sequence[int]) -> Array:
+    """[b h' w' c] -> [b h w c], bilinear between the centres of pixels, in float32 or more."""
+    shape = (image.shape[0], *sides, image.shape[3])
+    return jax.image.resize(image.astype(wide(image.dtype)), shape, "bilinear", antialias=False)

@@ -20,7 +20,7 @@ from marble.errors import InputError
 from marble.models.attention import SelfAttention
 from marble.models.embeddings import Convention, LabelEmbedding, TimeEmbedding
 from marble.models.layers import GroupNorm, check_sizes, conv, wide
-from marble.models.resample import Upsample, downsample
+from marble.models.resample import Upsample, downsample, resized
 from marble.models.resnet import ResBlock
 from marble.typing import Array, Context
 
@@ -30,10 +30,12 @@ class UNet(nn.Module):
 
     Level i has ``channels * channel_mult[i]`` channels. With ``num_classes`` the context may hold ``label`` [b] in
     0..num_classes, where ``num_classes`` is the null class, unless ``has_null_class`` is False, as for some published
-    weights; no label means the null class. With ``reads_x_0`` it may
-    hold ``x_0`` [b h w c], an earlier estimate of the image; none means zeros (Chen et al. 2022). ``dtype`` is what is
-    computed in (parameters stay float32), and ``remat`` computes the residual blocks a second time in the gradient
-    instead of keeping their insides. ``train`` switches dropout on; then ``rngs={"dropout": key}`` is needed.
+    weights; no label means the null class. With ``reads_x_0`` it may hold ``x_0`` [b h w c], an earlier estimate of the
+    image; none means zeros (Chen et al. 2022). With ``reads_low_res`` it has to hold ``low_res`` [b h' w' c], a smaller
+    image, which is read beside x_t, at its size (Saharia et al. 2021), and may hold ``aug_level`` [b] in [0, 1], how
+    noisy that is; none means 0 (Ho et al. 2022). ``dtype`` is what is computed in (parameters stay float32), and
+    ``remat`` computes the residual blocks a second time in the gradient instead of keeping their insides. ``train``
+    switches dropout on; then ``rngs={"dropout": key}`` is needed.
 
     Other libraries' U-Nets of this shape differ in four numbers, whose defaults are the paper's: ``head_channels``,
     channels a head, from which each level has its number of heads, in place of num_heads; the ``epsilon`` of the
@@ -54,6 +56,7 @@ class UNet(nn.Module):
     num_classes: int | None = None
     has_null_class: bool = True
     reads_x_0: bool = False
+    reads_low_res: bool = False
     head_channels: int | None = None
     epsilon: float = 1e-6
     time_convention: Convention = "ddpm"
@@ -67,6 +70,9 @@ class UNet(nn.Module):
         emb = self._embed(t, context or {})
         if self.reads_x_0:
             x_t = jnp.concatenate([x_t, (context or {}).get("x_0", jnp.zeros_like(x_t))], axis=-1)
+        if self.reads_low_res:
+            beside = resized(context["low_res"], x_t.shape[1:3])
+            x_t = jnp.concatenate([x_t, beside.astype(x_t.dtype)], axis=-1)
         h = conv(self.channels, dtype=self.dtype, name="conv_in")(x_t)
         h, skips = self._down(h, emb, train)
         h = self._block("middle_block_0", h, self._width(-1), emb, train)
@@ -79,6 +85,9 @@ class UNet(nn.Module):
     def _embed(self, t: Array, context: Context) -> Array:
         """Time and label [b 4*channels]."""
         emb = TimeEmbedding(self.channels, self.dtype, convention=self.time_convention, name="time")(t)
+        if self.reads_low_res:
+            level = 1000 * context.get("aug_level", jnp.zeros(t.shape, jnp.float32))  # as wide as steps are
+            emb += TimeEmbedding(self.channels, self.dtype, convention=self.time_convention, name="aug_level")(level)
         if self.num_classes is None:
             return emb
         label = context.get("label", jnp.full(t.shape, self.num_classes, jnp.int32))
@@ -142,9 +151,10 @@ class UNet(nn.Module):
                 f"x_t of shape {list(x_t.shape)}: {len(self.channel_mult)} levels take [b h w c] "
                 f"with h and w multiples of {factor}"
             )
-        known = {"label": self.num_classes is not None, "x_0": self.reads_x_0}
+        of_low_res = {"low_res": self.reads_low_res, "aug_level": self.reads_low_res}
+        known = {"label": self.num_classes is not None, "x_0": self.reads_x_0, **of_low_res}
         read = [key for key, is_read in known.items() if is_read]
-        if set(context) - set(read):
+        if set(context) - set(read) or (self.reads_low_res and "low_res" not in context):
             raise InputError(
                 f"a model of num_classes {self.num_classes} was given the context {sorted(context)}: "
                 f"it reads {read or 'none'}"

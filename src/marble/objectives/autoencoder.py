@@ -21,7 +21,7 @@ import optax
 from marble import autoencoding, vae
 from marble.convert import autoencoder_kl
 from marble.convert.folder import write_part
-from marble.data.examples import Examples
+from marble.data.examples import Examples, evenly
 from marble.data.preprocess import example_keys
 from marble.errors import InputError
 from marble.features import FeatureNetwork, open_features
@@ -29,7 +29,6 @@ from marble.models import AutoencoderKL, PatchDiscriminator
 from marble.objectives.objective import Given, Plain, refuse_guides
 from marble.parallel import WHOLE, Across, DeviceMapping, agreement, fetch
 from marble.pipelines import AutoencoderPipeline
-from marble.pipelines.autoencoder import evenly
 from marble.sampling import noise_like
 from marble.schema import DTYPES, Reading, Section
 from marble.storage import replaced_folder

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from marble import diffusion
-from marble.conditioning import Autoencoder, Codec, Conditioner, Identity, Labels, Text
+from marble.conditioning import Autoencoder, Codec, Conditioner, Identity, Labels, LowRes, Origin, Text
+from marble.data.examples import Examples
 from marble.data.preprocess import example_keys
 from marble.diffusion import NoiseSchedule, weighting
 from marble.diffusion.timesteps import LossHistory
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 CODEC_DRAW = 5
 """Folded into a step's key for what the codec draws, apart from the draws of the loss."""
-CONDITIONERS = {"labels": Labels, "text": Text}
+CONDITIONERS = {"labels": Labels, "text": Text, "low_res": LowRes}
 CODECS = {"identity": Identity, "autoencoder": Autoencoder}
 MODELS = {"unet": UNet, "conditional_unet": ConditionalUNet, "dit": DiT, "adm": AdmUNet}
 SCHEDULES = {
@@ -232,6 +233,10 @@ class Diffusion(Plain):
             self.conditioner.null(1) or None,
         )
 
+    def read(self, examples: Examples, origin: Origin) -> Examples:
+        """The examples with what the model is told of, and with latents where these are kept."""
+        return self.conditioner.read(self.codec.cached(examples, origin))
+
     def init_params(self, key: Array) -> Any:
         """The initial parameters of the model, or of its adapters, and of a schedule that is learned."""
         params = self.model.init(key, *self.model_inputs())["params"]
@@ -254,7 +259,7 @@ class Diffusion(Plain):
             codec, conditioner, _ = frozen or Frozen(self.codec, self.conditioner)
             params = self.whole(params, frozen)
             keys = example_keys(jax.random.fold_in(key, CODEC_DRAW), batch)
-            x_0 = codec.encode(batch["image"], keys)
+            x_0 = codec.of_batch(batch, keys)
             memory = () if history is None else (history,)
             return self._loss_of_x_0(conditioner, train=train)(params, {**batch, "image": x_0}, key, *memory)
 
@@ -342,9 +347,11 @@ class Diffusion(Plain):
         """A request that shows what the model can be told."""
         return self.conditioner.examples(num)
 
-    def grid(self, pipe: DiffusionPipeline, params: Any, held_out: Any, *, num: int, seed: int) -> np.ndarray:
+    def grid(
+        self, pipe: DiffusionPipeline, params: Any, held_out: Examples | None, *, num: int, seed: int
+    ) -> np.ndarray:
         """Images of what the model can be told."""
-        return pipe.sample(num, seed=seed, params=params, **self.examples(num))
+        return pipe.sample(num, seed=seed, params=params, **self.conditioner.examples(num, held_out))
 
 
 def _self_conditioned(model: type[nn.Module], is_asked: bool) -> dict[str, bool]:

@@ -4,7 +4,7 @@ An objective is one class in one file, and one entry of ``marble.builders.OBJECT
 finds it. The class says which sections a config of it has, and builds itself from such a config.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -12,6 +12,7 @@ import flax.linen as nn
 import numpy as np
 import optax
 
+from marble.conditioning import Origin
 from marble.data.examples import Examples
 from marble.errors import InputError
 from marble.parallel import WHOLE, Across, DeviceMapping
@@ -32,6 +33,10 @@ class Given(NamedTuple):
     """Of the data, where it names its classes."""
     parts: Mapping[str, Any]
     """What the config chose by the objective's ``choices``."""
+    texts: Callable[[int], Sequence[str]] | None = None
+    """At most so many of the training data's texts; None where the data are not at hand."""
+    folder: str | None = None
+    """The workdir, where there is one."""
 
 
 class Objective(Protocol):
@@ -61,7 +66,7 @@ class Objective(Protocol):
     def check_data(self, name: str, num_classes: int | None) -> None:
         """InputError where the data set of that name does not have what is to be learned."""
 
-    def read(self, examples: Examples) -> Examples:
+    def read(self, examples: Examples, origin: Origin) -> Examples:
         """The examples with what batches must hold beside the data's own, such as the tokens of texts."""
 
     def init_params(self, key: Array) -> Any:
@@ -115,6 +120,9 @@ class Objective(Protocol):
     def judged(self, pipe: Any, params: Any, held_out: Examples) -> Mapping[str, float]:
         """What the log says of held-out examples beside the loss, of its pipeline with these parameters."""
 
+    def keep(self, folder: Path) -> None:
+        """Puts into the workdir what the objective was built with and no config says; called when a run begins."""
+
     def publish(self, folder: Path, pipe: Any, params: Any, examples: Examples) -> None:
         """Called when the training has ended: leaves in the workdir what other runs and libraries read of it.
 
@@ -139,8 +147,9 @@ class Plain:
     def check_data(self, name: str, num_classes: int | None) -> None:
         """Any will do."""
 
-    def read(self, examples: Examples) -> Examples:
+    def read(self, examples: Examples, origin: Origin) -> Examples:
         """The examples as they are."""
+        del origin
         return examples
 
     def optimizer(self, made: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -160,6 +169,9 @@ class Plain:
     def judged(self, pipe: Any, params: Any, held_out: Examples) -> Mapping[str, float]:
         """Nothing beside the loss."""
         return {}
+
+    def keep(self, folder: Path) -> None:
+        """Nothing beside the config."""
 
     def publish(self, folder: Path, pipe: Any, params: Any, examples: Examples) -> None:
         """Nothing beside the checkpoints."""

@@ -7,7 +7,6 @@ import flax.linen as nn
 import numpy as np
 
 from marble.conditioning import Autoencoder
-from marble.data.examples import Examples
 from marble.data.preprocess import to_float, to_uint8
 from marble.errors import InputError
 from marble.metrics.pixels import WINDOW, psnr, ssim
@@ -101,9 +100,3 @@ class AutoencoderPipeline(Copyable):
         params = self.params if params is None else params
         options = dict(batch_size=self.batch_size, mapping=self.mapping, progress=progress)
         return over_batches(function, params, rows, **options)
-
-
-def evenly(examples: Examples, num: int) -> np.ndarray:
-    """The images [n h w c] of at most num examples, from all over them."""
-    num = min(num, len(examples))
-    return np.stack([examples[i * len(examples) // num]["image"] for i in range(num)])

@@ -97,7 +97,7 @@ def bits_per_dim(
         )
         compiled = pipe.mapping.compile_rows(program.batch, out_axes=(BoundTerms(0, 1, 1), 0, 0))
         of_process = dict(process_index=jax.process_index(), process_count=jax.process_count())
-        for batch in eval_batches(examples, batch_size=size, num_examples=num, **of_process):
+        for batch in eval_batches(pipe.conditioner.read(examples), batch_size=size, num_examples=num, **of_process):
             integer_images(batch["image"], pipe.image)
             pipe.conditioner.check_batch(batch)
             terms, nll, mask = compiled(pipe.all_params(), pipe.mapping.put_part(batch), np.uint32(seed))
