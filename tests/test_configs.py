@@ -27,12 +27,14 @@ SIZES = {
 }
 
 
+OF_PARTS = ("emoji/autoencoder", "emoji/clip", "emoji/latent", "emoji/upsampler")
+"""The parts of text to image, of which one reads the others: tests/test_text_to_image_parts.py trains them."""
 OF_CHECKPOINTS = ("finetune", "lora")
 """Configs that take most of what they say from a checkpoint: tests/test_fine_tuning.py trains with them."""
 
 
 def test_every_config_is_tested():
-    assert set(shipped_configs()) == {*SIZES, *OF_CHECKPOINTS}
+    assert set(shipped_configs()) == {*SIZES, *OF_PARTS, *OF_CHECKPOINTS}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -48,7 +50,7 @@ def test_full_size(name):
     assert {output.shape for output in jax.tree.leaves(outputs)} == {(1, *shape)}
 
 
-@pytest.mark.parametrize("name", [*SIZES, *OF_CHECKPOINTS])
+@pytest.mark.parametrize("name", [*SIZES, *OF_PARTS, *OF_CHECKPOINTS])
 def test_docstrings_say_what_an_experiment_needs(name):
     text = shipped_configs()[name].read_text().split('"""')[1]
     assert all(word in text for word in ("Paper ", "Command ", "Hardware ", "Expected ", "Variants ")), text

@@ -43,7 +43,8 @@ MAY_CHANGE = (
 def shipped_configs() -> dict[str, Path]:
     """The configs that come with marble, by name."""
     folder = Path(str(resources.files("marble.configs")))
-    return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
+    files = (path for path in sorted(folder.rglob("*.py")) if path.stem != "__init__")
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
 
 
 def load_config(config: str) -> ml_collections.ConfigDict:

@@ -10,7 +10,7 @@ import optax
 from marble.conditioning import Origin
 from marble.data.examples import Examples
 from marble.data.preprocess import prepare_batch
-from marble.data.sources import TRAIN, Source, open_source
+from marble.data.sources import TRAIN, Source, open_source, with_held_out
 from marble.errors import InputError
 from marble.objectives.objective import Objective
 from marble.parallel import WHOLE, Across, DeviceMapping, ParallelConfig
@@ -32,14 +32,19 @@ class DataConfig:
     image_size: int | None = None
     flip: bool = False
     """Whether training images are flipped left to right half of the time."""
+    held_out: int | None = None
+    """Of data without a held-out split: so many training images, from all over them, become their validation split."""
 
     def __post_init__(self) -> None:
+        if self.held_out is not None and self.held_out < 1:
+            raise InputError(f"data.held_out={self.held_out} must be at least 1, or None for none")
         if self.image_size is not None and self.image_size < 1:
             raise InputError(f"data.image_size={self.image_size} must be at least 1")
 
     def open(self) -> Source:
         """The data set."""
-        return open_source(self.name, source=self.source, data_dir=self.data_dir, image_size=self.image_size)
+        source = open_source(self.name, source=self.source, data_dir=self.data_dir, image_size=self.image_size)
+        return source if self.held_out is None else with_held_out(source, self.held_out)
 
 
 @dataclasses.dataclass(frozen=True)

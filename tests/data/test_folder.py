@@ -196,7 +196,7 @@ def test_metadata_may_be_csv_and_lie_below(tmp_path, write_folder):
         ("file_name,text\n9.png,a\n", "metadata.csv line 2: there is no file '9.png'"),
         ('file_name,text\n0.png,"a', "metadata.csv line 1 is not CSV"),
         ("file_name,label\n0.png,a\n1.png,\n", "1 of 2 images have no label"),
-        ("file_name\n0.png\n0.png\n", "0.png is named by 2 lines of metadata"),
+        ("file_name,label\n0.png,a\n0.png,b\n", "0.png is named by lines of several labels: take out all but one"),
     ],
 )
 def test_wrong_csv_is_named(tmp_path, write_folder, text, message):
@@ -204,6 +204,15 @@ def test_wrong_csv_is_named(tmp_path, write_folder, text, message):
     (tmp_path / "metadata.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         list_folder(tmp_path)
+
+
+def test_an_image_has_several_texts_and_each_once(tmp_path, write_folder, caplog):
+    write_folder(tmp_path, IMAGES)
+    lines = ["file_name,text", "0.png,a cat", "1.png,a dog", "0.png,a pet", "0.png,a cat", "1.png,a dog"]
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    found = [(entry.name, entry.text) for entry in list_folder(tmp_path).splits["train"]]
+    assert found == [("0.png", "a cat"), ("1.png", "a dog"), ("0.png", "a pet")]
+    assert "2 lines of metadata say what others say, as of 0.png: they are left out" in caplog.text
 
 
 def test_two_kinds_of_metadata_are_named(tmp_path, write_folder):

@@ -1,7 +1,12 @@
-"""`marble data prepare NAME [--source DIR] [--data_dir DIR]`: writes a data set for training, once."""
+"""Data sets for training.
+
+marble data prepare NAME [--source DIR] [--data_dir DIR]     writes a data set, once
+marble data emoji --out DIR [--font FILE] [--size 128]       a folder of captioned images of a colour-emoji font
+"""
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from marble.data.catalogue import NAMES
@@ -18,8 +23,19 @@ def main(argv: Sequence[str]) -> int:
     Raises InputError and RunError as `marble.data.prepare.prepare` does, and InputError for wrong usage.
     """
     arguments = _parser().parse_args(argv)
+    if arguments.command == "emoji":
+        return _emoji(arguments)
     prepared = prepare(arguments.name, source=arguments.source, data_dir=arguments.data_dir)
     print("\n".join([describe(prepared), *class_table(prepared)]))
+    return 0
+
+
+def _emoji(arguments: argparse.Namespace) -> int:
+    from marble.data.emoji import render
+
+    font = None if arguments.font is None else Path(arguments.font)
+    count = render(Path(arguments.out), font=font, size=arguments.size)
+    print(f"emoji: {count:,} images in {arguments.out}, for data.name='image_folder', data.source={arguments.out}")
     return 0
 
 
@@ -60,4 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--data_dir", metavar="DIR", help="where data sets are kept: $TFDS_DATA_DIR or ~/tensorflow_datasets"
     )
+    emoji = commands.add_parser("emoji", help="a folder of captioned images: the pictures of a colour-emoji font")
+    emoji.add_argument("--out", metavar="DIR", required=True, help="the folder to make")
+    emoji.add_argument("--font", metavar="FILE", help="the font: else NotoColorEmoji.ttf where Linux puts it")
+    emoji.add_argument("--size", type=int, default=128, help="pixels a side")
     return parser

@@ -15,6 +15,8 @@ A workdir is that of a run, or a checkpoint's folder as diffusers has it.
 Images take the prompts in turn, and those of --negative_text; @FILE has one on each line. To see one image alone, give
 its index as --first, its prompt, and --num 1; other images of a prompt are those of other indices, or another --seed.
 
+  marble sample --workdir latent --text "a red fox" --upsampler upsampler     then made larger by another run
+
 Images from images: with --init_image F [--strength S] variations of it; with --mask M too, those of its pixels drawn
 anew that are white in M; with --interpolate A B the images between two.
 """
@@ -44,6 +46,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("height", None, "Of the images, for models that make any size (default: the model's).", **text)
     flags.DEFINE_integer("width", None, "The same for their width.", **text)
     flags.DEFINE_integer("batch_size", None, "Images in one call (default: the config's).", **text)
+    flags.DEFINE_string("upsampler", None, "Workdir of a model that makes the images larger.", **text)
     flags.DEFINE_bool("gif", False, "Write trajectory.gif too.", **text)
     drawing.define(values)
     prompts.define(values)
@@ -63,7 +66,7 @@ def main(argv: list[str]) -> int:
 
     use_compilation_cache()
     with hosts.joined(command=" ".join(argv)):
-        drawn = draw(values, edits)
+        drawn = draw(values, edits, upsampler(values))
     if not agreement.is_first():
         return 0
     images, frames = drawn if values.gif else (drawn, None)
@@ -77,8 +80,41 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def draw(values: flags.FlagValues, edits: bool) -> Any:
-    """The images that were asked for, and with --gif the frames; in several processes, each has all."""
+def upsampler(values: flags.FlagValues) -> Any:
+    """The pipeline of --upsampler, or None; InputError for a model that makes no images larger."""
+    if values.upsampler is None:
+        return None
+    from marble.errors import InputError
+    from marble.loading import load
+    from marble.pipelines import UpsamplerPipeline
+
+    pipe = load(values.upsampler, dtype=values.dtype)
+    if isinstance(pipe, UpsamplerPipeline) or "low_res" in getattr(getattr(pipe, "conditioner", None), "requests", ()):
+        return pipe
+    raise InputError(
+        f"--upsampler {values.upsampler} is of a model that makes no images larger: give one of "
+        "conditioner='low_res' or objective='upsampler'"
+    )
+
+
+def draw(values: flags.FlagValues, edits: bool, larger: Any) -> Any:
+    """The images that were asked for, made larger by a pipeline or None, and with --gif the frames as they were drawn.
+
+    In several processes, each has all.
+    """
+    from marble.parallel import agreement
+
+    drawn = draw_first(values, edits)
+    if larger is None:
+        return drawn
+    images, frames = drawn if values.gif else (drawn, None)
+    options = dict(seed=values.seed, progress=agreement.is_first())
+    images = larger.sample(len(images), low_res=images, first=values.first, **options)
+    return (images, frames) if values.gif else images
+
+
+def draw_first(values: flags.FlagValues, edits: bool) -> Any:
+    """The images as the model of --workdir draws them, and with --gif the frames."""
     from marble.loading import load
     from marble.parallel import agreement, explained_memory_error
 

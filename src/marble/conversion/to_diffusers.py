@@ -25,6 +25,8 @@ WIDTH_OF_2 = 1024
 """The text of Stable Diffusion 2.x, whose transformers begin and end with linear layers, as those of SDXL."""
 CLASSES_OF_DIT = 1000
 """DiTPipeline takes this number for no class, whatever the network's is."""
+PUBLISHED_BY_RUNS = {"autoencoder": "vae", "clip": "clip"}
+"""The folders that runs of these objectives leave when they end."""
 SCALES_INPUT = ("euler", "heun")
 """Samplers whose schedulers begin with other noise than DiTPipeline gives them."""
 
@@ -52,6 +54,11 @@ def _maker(config: Config, shape: tuple[int, int, int]) -> Callable[..., Pipelin
         "codec": config.get("codec"),
         "conditioner": config.get("conditioner"),
     }
+    if named["objective"] in PUBLISHED_BY_RUNS:
+        raise InputError(
+            f"a run of objective={named['objective']!r} is no pipeline of diffusers: its network is in the workdir's "
+            f"folder {PUBLISHED_BY_RUNS[named['objective']]}, as that and transformers read it"
+        )
     if named["objective"] != "diffusion":
         raise _unknown("objective", named["objective"])
     if named["model.name"] not in MAKERS:

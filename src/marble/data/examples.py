@@ -46,6 +46,12 @@ class ArrayExamples:
             raise _no_texts()
         return [self.text[i] for i in _evenly(len(self), limit)]
 
+    def subset(self, rows: np.ndarray) -> "ArrayExamples":
+        """The examples of these rows, in their order."""
+        picked = {name: column[rows] for name, column in self._arrays().items()}
+        text = None if self.text is None else [self.text[i] for i in rows]
+        return ArrayExamples(picked.pop("image", None), picked.pop("label", None), text, picked)
+
     def with_text_arrays(self, made: TextArrays) -> "ArrayExamples":
         """These, with arrays made of their texts; InputError where they have none."""
         if self.text is None:
@@ -55,6 +61,20 @@ class ArrayExamples:
     def _arrays(self) -> dict[str, np.ndarray]:
         named = {"image": self.image, "label": self.label, **self.more}
         return {key: column for key, column in named.items() if column is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Some of a sequence's items."""
+
+    items: Sequence[Any]
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.items[int(self.rows[i])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +96,10 @@ class StoredExamples:
         if None in found:
             raise _no_texts()
         return found
+
+    def subset(self, rows: np.ndarray) -> "StoredExamples":
+        """The examples of these rows, in their order."""
+        return StoredExamples(Rows(self.records, rows), self.decode)
 
     def with_text_arrays(self, made: TextArrays) -> "StoredExamples":
         """These, each with arrays made of its text; InputError where they have none."""

@@ -4,8 +4,9 @@
     DIR/a/1.png
 
 Metadata files (see ``marble.data.metadata``) may lie in DIR or below; where there are any, they say which images are
-taken, in which order. Without, every image is, in the order of the names, and where all lie in folders that are equally
-deep, and of more than one name, these are the classes: DIR/cat/1.png, DIR/dog/1.png.
+taken, in which order; an image that has several texts has several lines. Without, every image is, in the order of the
+names, and where all lie in folders that are equally deep, and of more than one name, these are the classes:
+DIR/cat/1.png, DIR/dog/1.png.
 
 DIR may instead hold folders for splits, in any case: train or training, and beside it validation, valid, val or dev,
 and test, testing or eval, each of them laid out as above. Links are followed.
@@ -13,14 +14,17 @@ and test, testing or eval, each of them laid out as above. Links are followed.
 
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from marble.data.metadata import METADATA, Entry, is_label, is_text, metadata_of, read_metadata, shortened
 from marble.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 SPLITS = {
     "train": ("train", "training"),
@@ -127,7 +131,7 @@ def _list_split(folder: Path, root: Path) -> tuple[tuple[Entry, ...], list[tuple
     found = [path for path in files if is_image(path)]
     if listed:
         entries = tuple(entry for metadata in listed for entry in read_metadata(metadata, root))
-        _check_once(entries, root)
+        entries = _once(entries, root)
     else:
         entries = tuple(Entry(p, _name(p, root), label=None, text=None) for p in found)
     if not entries:
@@ -201,10 +205,23 @@ def _labelled_by_folders(
     return {split: tuple(map(labelled, entries)) for split, entries in splits.items()}, None
 
 
-def _check_once(entries: Iterable[Entry], root: Path) -> None:
-    for path, count in Counter(entry.path.resolve() for entry in entries).items():
-        if count > 1:
-            raise InputError(f"{root}: {path.name} is named by {count} lines of metadata: take out all but one")
+def _once(entries: Iterable[Entry], root: Path) -> tuple[Entry, ...]:
+    """The entries, but those that another one says already: an image may have several texts, and not several labels."""
+    entries = [(entry.path.resolve(), entry) for entry in entries]
+    labels: dict[Path, set[Any]] = {}
+    for path, entry in entries:
+        labels.setdefault(path, set()).add(entry.label)
+    if several := next((path for path, found in labels.items() if len(found) > 1), None):
+        raise InputError(f"{root}: {several.name} is named by lines of several labels: take out all but one")
+    kept: dict[tuple[Path, str | None], Entry] = {}
+    for path, entry in entries:
+        kept.setdefault((path, entry.text), entry)
+    if len(kept) < len(entries):
+        repeated = Counter(path for path, _ in entries) - Counter(path for path, _ in kept)
+        first = next(iter(repeated)).name
+        count = len(entries) - len(kept)
+        logger.warning("%s: %d lines of metadata say what others say, as of %s: they are left out", root, count, first)
+    return tuple(kept.values())
 
 
 def _check_all_or_none(path: Path, splits: Mapping[str, tuple[Entry, ...]], key: str) -> None:

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from marble.data import catalogue, digits
 from marble.data.examples import Examples
 from marble.data.prepare import num_examples, prepare
@@ -74,6 +76,31 @@ def open_source(
     else:
         directory = catalogue.find_prepared(name, data_dir=data_dir)
     return _open_prepared(name, directory, image_size)
+
+
+def with_held_out(source: Source, num: int) -> Source:
+    """The data set with num of its training examples, from all over them, as the split ``validation`` instead.
+
+    InputError where it has a held-out split, or no more examples than that.
+    """
+    if source.held_out is not None:
+        raise InputError(
+            f"data.held_out={num}, and {source.name} has a split {source.held_out!r}: leave data.held_out out"
+        )
+    total = source.splits[TRAIN]
+    if num >= total:
+        raise InputError(
+            f"data.held_out={num} of the {total} images of {source.name} leaves none to train on: lower it"
+        )
+    out = np.arange(num) * total // num
+    kept = {TRAIN: np.setdiff1d(np.arange(total), out), HELD_OUT[1]: out}
+    others = {name: count for name, count in source.splits.items() if name not in kept}
+    splits = {**{name: len(rows) for name, rows in kept.items()}, **others}
+
+    def load(split: str) -> Examples:
+        return source.load(TRAIN).subset(kept[split]) if split in kept else source.load(split)
+
+    return dataclasses.replace(source, splits=splits, originals=f"{source.originals} held-out {num}", load=load)
 
 
 def _open_digits(image_size: int | None) -> Source:

@@ -46,6 +46,7 @@ class UpsamplerPipeline(Copyable):
         *,
         low_res: Any = None,
         seed: int = 0,
+        first: int = 0,
         params: Any = None,
         as_float: bool = False,
         progress: bool = False,
@@ -53,10 +54,10 @@ class UpsamplerPipeline(Copyable):
     ) -> np.ndarray:
         """num images [num h w c], uint8 or float32 in [-1, 1], of low_res [num h/f w/f c], or of one for all.
 
-        low_res is uint8 or floats in [-1, 1]. Nothing is drawn, so seed changes nothing; what diffusion models are
-        asked beside it is an InputError, unless it is None.
+        low_res is uint8 or floats in [-1, 1]. Nothing is drawn, so seed and first change nothing; what diffusion models
+        are asked beside them is an InputError, unless it is None.
         """
-        del seed
+        del seed, first
         for name, value in request.items():
             if value is not None and value is not False:
                 raise InputError(f"{name}={value} given, but a plain upsampler answers in one step: leave it out")

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Trains all parts of a text-to-image model from scratch, in order, and ends with pictures for ten prompts.
+# Usage: bash launch/text_to_image.sh [WORKDIR [DATA]]        (default: runs/emoji)
+# DATA is a folder of captioned images in the Hugging Face layout; without one the pictures of an installed colour-emoji
+# font are taken (Debian's fonts-noto-color-emoji), by the names that Unicode has for them.
+# On a CPU it is the small form (64x64); VARIANT= or VARIANT=:tiny says which. Stopped, the same command goes on.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+workdir=${1:-runs/emoji} given=${2:-}
+source launch/environment.sh ""  # or it would take WORKDIR for extras
+variant=${VARIANT-$(python -c "import jax; print(':tiny' if jax.default_backend() == 'cpu' else '')")}
+mkdir -p "$workdir"
+workdir=$(cd "$workdir" && pwd) started=$SECONDS total=6
+
+part() {
+  local number=$1 name=$2 seconds=$((SECONDS - started))
+  printf '\n=== part %d of %d: %s (%d min %02d s so far)\n' "$number" "$total" "$name" $((seconds / 60)) $((seconds % 60))
+}
+
+train() {
+  local name=$1 config=$2
+  shift 2
+  marble train --config "configs/emoji/$config.py" --workdir "$workdir/$name" \
+    --config.data.source="$data" --config.data.data_dir="$workdir/prepared" "$@"
+}
+
+part 1 "the captioned images"
+data=${given:-$workdir/data}
+if [ -z "$given" ] && [ ! -e "$data/metadata.jsonl" ]; then
+  rm -rf "$data"
+  marble data emoji --out "$data"
+fi
+
+part 2 "autoencoder: images to latents and back"
+train autoencoder "autoencoder$variant"
+
+part 3 "CLIP: texts and images in one space"
+train clip "clip$variant"
+
+part 4 "diffusion in latents, told of texts"
+train latent "latent$variant" --config.autoencoder.path="$workdir/autoencoder/vae" \
+  --config.autoencoder.cache="$workdir/latents" \
+  --config.text.encoders="('$workdir/clip/clip',)" --config.text.tokenizers="('$workdir/clip/clip',)"
+
+part 5 "upsampler: the other decoder"
+train upsampler "upsampler$variant"
+
+part 6 "pictures"
+python - > "$workdir/prompts.txt" <<'PROMPTS'
+from marble.configs.emoji import PROMPTS
+print("\n".join(PROMPTS))
+PROMPTS
+marble sample --workdir "$workdir/latent" --text "@$workdir/prompts.txt" --num 40 --seed 0 --out "$workdir/out" --gif
+seconds=$((SECONDS - started))
+echo
+echo "trained and sampled in $((seconds / 60)) min $((seconds % 60)) s. Look at:"
+echo "  $workdir/out/samples.png       four pictures of each of ten prompts"
+echo "  $workdir/out/trajectory.gif    how they came out of noise"
+echo "  $workdir/*/samples             what each part could do while it trained"

@@ -1,0 +1,114 @@
+"""The parts of text to image, trained one after the other by their configs, and used together."""
+
+import jax
+import numpy as np
+import pytest
+from captioned import write
+from PIL import Image
+
+from marble import builders, loading, run
+from marble.cli import sample
+from marble.config import load_config
+from marble.configs.emoji import PROMPTS
+from marble.conversion import convert
+from marble.errors import InputError
+
+pytestmark = pytest.mark.slow  # minutes, nearly all of them XLA's: each part has tests of its own
+SIDES = {"autoencoder": 16, "clip": 16, "latent": 16, "upsampler": 16, "regression": 4}
+"""Of what a part reads."""
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A workdir for each part, of two steps."""
+    folder = tmp_path_factory.mktemp("parts")
+    data = {"source": str(write(folder / "data", splits=("train",), num=64)), "data_dir": str(folder / "prepared")}
+    clip = (str(folder / "clip" / "clip"),)
+    beside = {
+        "latent": {
+            "autoencoder": {"path": str(folder / "autoencoder" / "vae"), "cache": str(folder / "latents")},
+            "text": {"encoders": clip, "tokenizers": clip},
+        }
+    }
+    for name, config in {
+        **{name: f"emoji/{name}:smoke" for name in ("autoencoder", "clip", "latent", "upsampler")},
+        "regression": "emoji/upsampler:smoke",
+    }.items():
+        config = load_config(config)
+        if name == "regression":
+            regression = load_config("emoji/upsampler:tiny_regression")
+            config.objective, config.upsampler, config.model = "upsampler", regression.upsampler, regression.model
+            for section in ("conditioner", "low_res", "diffusion", "sampling"):
+                del config[section]
+        config.data.update(data)
+        config.data.image_size = SIDES[name] * (1 if name in ("autoencoder", "clip", "latent") else 4)
+        for section, values in beside.get(name, {}).items():
+            config[section].update(values)
+        run.run(builders.complete(config), str(folder / name))
+    return folder
+
+
+def test_a_text_becomes_pictures(parts):
+    pipe = loading.load(str(parts / "latent"))
+    options = dict(seed=1, steps=2, guidance_scale=2.0)
+    images = pipe.sample(3, text=["a red square on the left", "", "something else"], **options)
+    assert images.shape == (3, 16, 16, 3) and images.dtype == np.uint8
+    alone = pipe.sample(1, first=2, text="something else", **options)
+    assert np.abs(alone[0].astype(int) - images[2]).max() <= 1
+    picture = Image.open(parts / "latent" / "samples" / "0000002.png")
+    assert len(PROMPTS) == 10 and picture.size[0] >= 16 * 8
+
+
+@pytest.mark.parametrize("name", ["upsampler", "regression"])
+def test_small_pictures_become_large_ones(parts, name):
+    """Each of its own small one; a diffusion model draws, and a plain one answers."""
+    pipe = loading.load(str(parts / name))
+    side = SIDES[name]
+    small = np.random.default_rng(0).integers(0, 256, (5, side, side, 3)).astype(np.uint8)
+    images = pipe.sample(5, low_res=small, seed=3)
+    assert images.shape == (5, 4 * side, 4 * side, 3)
+    alone = pipe.sample(1, low_res=small[4], first=4, seed=3)
+    assert np.abs(alone[0].astype(int) - images[4]).max() <= 1
+    again = pipe.sample(5, low_res=small, seed=4)
+    assert (name == "regression") == np.array_equal(again, images)
+    with pytest.raises(InputError, match=rf"low_res of shape \[5, {side}, 2, 3\]: give \[n {side} {side} 3\]"):
+        pipe.sample(5, low_res=small[:, :, :2])
+    with pytest.raises(InputError, match=r"this model makes images larger: give low_res"):
+        pipe.sample(5)
+
+
+def test_a_plain_upsampler_begins_as_interpolation(parts):
+    """Its last layer starts at 0: with the initial parameters it is cubic interpolation of the means of squares."""
+    pipe = loading.load(str(parts / "regression"))
+    experiment = builders.build(*run_parts(parts / "regression"))
+    small = np.random.default_rng(0).uniform(-1, 1, (2, 4, 4, 3)).astype(np.float32)
+    initial = jax.jit(experiment.init_params)()
+    found = pipe.sample(2, low_res=small, params=initial, as_float=True)
+    expected = jax.image.resize(small, (2, 16, 16, 3), "bicubic")
+    np.testing.assert_allclose(found, np.clip(expected, -1, 1), atol=1e-5)
+
+
+def run_parts(workdir):
+    config, data = loading.recalled(str(workdir))
+    return config, data.image
+
+
+def test_the_command_makes_them_larger(parts, tmp_path):
+    """From a text to pictures of 16x16, and from these to 64x64."""
+    words = ["--workdir", str(parts / "latent"), "--num", "2", "--steps", "2", "--text", "a red square"]
+    larger = ["--upsampler", str(parts / "upsampler")]
+    assert sample.main([*words, *larger, "--gif", "--out", str(tmp_path / "out")]) == 0
+    with np.load(tmp_path / "out" / "samples.npz") as kept:
+        images = kept["arr_0"]
+    assert images.shape == (2, 64, 64, 3)
+    small = loading.load(str(parts / "latent")).sample(2, steps=2, text="a red square")
+    expected = loading.load(str(parts / "upsampler")).sample(2, low_res=small)
+    assert np.abs(images.astype(int) - expected).max() <= 1
+    with pytest.raises(InputError, match="is of a model that makes no images larger: give one of"):
+        sample.main([*words, "--upsampler", str(parts / "latent"), "--out", str(tmp_path / "no")])
+
+
+def test_parts_are_no_pipelines_of_diffusers(parts, tmp_path):
+    for name, folder in {"autoencoder": "vae", "clip": "clip"}.items():
+        with pytest.raises(InputError, match=f"its network is in the workdir's folder {folder}, as that and"):
+            convert(str(parts / name), str(tmp_path / name), to="diffusers")
