@@ -82,8 +82,17 @@ def _train(argv: list[str], interruption: Interruption) -> int:
             os._exit(EXIT_RESTART)  # an abandoned computation may run on, and must not be waited for
         return EXIT_RESTART
     if is_first():
-        logger.info("done; sample it with: marble sample --workdir %s", shlex.quote(values.workdir))
+        logger.info("done; %s", DONE.get(config.objective, SAMPLE).format(shlex.quote(values.workdir)))
     return 0
+
+
+SAMPLE = "sample it with: marble sample --workdir {}"
+DONE = {
+    "autoencoder": "its network, for autoencoder.path of another run, is in {}/vae",
+    "clip": "its networks, for text.encoders and text.tokenizers of another run, are in {}/clip",
+    "upsampler": "make other runs' images larger with: marble sample --upsampler {}",
+}
+"""What to do with a run, by its objective."""
 
 
 def configured(name: str, changes: list[str]) -> ConfigDict:
