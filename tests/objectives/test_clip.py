@@ -111,6 +111,7 @@ def test_it_learns_which_text_an_image_has(workdir):
     chance = found["heldout_retrieval_by_chance"]
     assert 0.1 < chance < 0.2  # eight texts, some of them more often
     assert found["heldout_image_to_text"] > 4 * chance and found["heldout_text_to_image"] > 4 * chance
+    assert 0 < metrics(workdir)[0]["loss"] < np.log(16)  # what guessing costs
     assert not (workdir / "samples").exists()
 
 

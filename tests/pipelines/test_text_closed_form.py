@@ -31,7 +31,9 @@ class Exact(nn.Module):
 
     @nn.compact
     def __call__(self, x_t, t, context=None, *, train=False):
-        states = self.param("states", nn.initializers.zeros, (len(PROMPTS), small_networks.MAX_LENGTH, self.text_channels))
+        states = self.param(
+            "states", nn.initializers.zeros, (len(PROMPTS), small_networks.MAX_LENGTH, self.text_channels)
+        )
         means = self.param("means", nn.initializers.zeros, MEANS.shape)
         apart = jnp.square(context["text"][:, None] - states[None]).sum(axis=(2, 3))
         level = SCHEDULE.level(t).like(x_t)

@@ -188,7 +188,7 @@ class Contrastive(Plain):
             )
             scale = jnp.exp(jnp.minimum(params["clip"]["logit_scale"], math.log(MOST_SCALE)))
             losses = self._losses(params)(pairs, scale)
-            sums = {"loss": losses @ mask, "scale": scale * mask.sum(), "count": mask.sum()}
+            sums = {"contrastive": losses @ mask, "scale": scale * mask.sum(), "count": mask.sum()}
             return losses.mean(), sums
 
         return loss_fn
@@ -205,7 +205,7 @@ class Contrastive(Plain):
 
     def sums(self) -> Mapping[str, Array]:
         """The metrics of the loss over nothing."""
-        return {name: no_sum() for name in ("loss", "scale", "count")}
+        return {name: no_sum() for name in ("contrastive", "scale", "count")}
 
     def log(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """The temperature, by which similarities are divided."""
@@ -213,7 +213,7 @@ class Contrastive(Plain):
 
     def loss_and_count(self, sums: Mapping[str, Any]) -> tuple[Any, Any]:
         """The sum of the loss over the images of such sums, and their number."""
-        return sums["loss"], sums["count"]
+        return sums["contrastive"], sums["count"]
 
     def pipeline(self, params: Any, *, mapping: DeviceMapping, guide: Any = None, classifier: Any = None) -> Any:
         """CLIP with these parameters."""

@@ -89,13 +89,13 @@ class Upsampler(Plain):
             found = enlarged(self.model, params, small, x.shape[1:3], train=train, rngs=rngs)
             losses = self.pixels(found, x)
             mask = batch.get("mask", jnp.ones(len(x), jnp.float32))
-            return losses.mean(), {"loss": losses @ mask, "count": mask.sum()}
+            return losses.mean(), {"pixels": losses @ mask, "count": mask.sum()}
 
         return loss_fn
 
     def sums(self) -> Mapping[str, Array]:
         """The metrics of the loss over nothing."""
-        return {name: no_sum() for name in ("loss", "count")}
+        return {name: no_sum() for name in ("pixels", "count")}
 
     def log(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """Nothing beside the loss."""
@@ -103,7 +103,7 @@ class Upsampler(Plain):
 
     def loss_and_count(self, sums: Mapping[str, Any]) -> tuple[Any, Any]:
         """The sum of the loss over the images of such sums, and their number."""
-        return sums["loss"], sums["count"]
+        return sums["pixels"], sums["count"]
 
     def pipeline(
         self, params: Any, *, mapping: DeviceMapping, guide: Any = None, classifier: Any = None

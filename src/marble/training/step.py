@@ -48,7 +48,7 @@ def make_train_step(
         draws = metrics.pop("draws", None)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
+        metrics = {**metrics, "loss": loss, "grad_norm": optax.tree.norm(grads)}
         of_step = {"num_steps": jnp.ones((), jnp.int32), **metrics}
         updated = state.replace(
             step=state.step + 1,
