@@ -32,6 +32,6 @@ def get_config(variant: str | None = None) -> ConfigDict:
         config.text_model = ConfigDict({"width": 96, "num_layers": 2, "num_heads": 4})
         config.image_model = ConfigDict({"width": 96, "num_layers": 2, "num_heads": 4, "patch_size": 8})
     if variant == "tiny":
-        config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 50, "decay_steps": 800})
-        config.training = training(variant, batch_size=128, num_steps=800, ema_decay=0.99, every=200)
+        config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 50, "decay_steps": 400})
+        config.training = training(variant, batch_size=128, num_steps=400, ema_decay=0.99, every=200)
     return config
