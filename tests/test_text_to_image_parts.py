@@ -3,49 +3,22 @@
 import jax
 import numpy as np
 import pytest
-from captioned import write
 from PIL import Image
+from trained_parts import SIDES, train
 
-from marble import builders, loading, run
+from marble import builders, loading
 from marble.cli import sample
-from marble.config import load_config
 from marble.configs.emoji import PROMPTS
 from marble.conversion import convert
 from marble.errors import InputError
 
 pytestmark = pytest.mark.slow  # minutes, nearly all of them XLA's: each part has tests of its own
-SIDES = {"autoencoder": 16, "clip": 16, "latent": 16, "upsampler": 16, "regression": 4}
-"""Of what a part reads."""
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """A workdir for each part, of two steps."""
-    folder = tmp_path_factory.mktemp("parts")
-    data = {"source": str(write(folder / "data", splits=("train",), num=64)), "data_dir": str(folder / "prepared")}
-    clip = (str(folder / "clip" / "clip"),)
-    beside = {
-        "latent": {
-            "autoencoder": {"path": str(folder / "autoencoder" / "vae"), "cache": str(folder / "latents")},
-            "text": {"encoders": clip, "tokenizers": clip},
-        }
-    }
-    for name, config in {
-        **{name: f"emoji/{name}:smoke" for name in ("autoencoder", "clip", "latent", "upsampler")},
-        "regression": "emoji/upsampler:smoke",
-    }.items():
-        config = load_config(config)
-        if name == "regression":
-            regression = load_config("emoji/upsampler:tiny_regression")
-            config.objective, config.upsampler, config.model = "upsampler", regression.upsampler, regression.model
-            for section in ("conditioner", "low_res", "diffusion", "sampling"):
-                del config[section]
-        config.data.update(data)
-        config.data.image_size = SIDES[name] * (1 if name in ("autoencoder", "clip", "latent") else 4)
-        for section, values in beside.get(name, {}).items():
-            config[section].update(values)
-        run.run(builders.complete(config), str(folder / name))
-    return folder
+    """A workdir for each part."""
+    return train(tmp_path_factory.mktemp("parts"), *SIDES)
 
 
 def test_a_text_becomes_pictures(parts):
