@@ -1,0 +1,105 @@
+"""What the parts of text to image can do, by the workdirs that launch/text_to_image.sh leaves.
+
+    python benchmarks/text_to_image.py --workdir runs/emoji [--features effnet]
+
+Prints what the logs say of held-out images; how often CLIP picks the right one of ten prompts for a picture (0.1 by
+chance), and the CLIP score, over guidance scales; and how near upsampled held-out images are to their originals, beside
+bicubic interpolation, by PSNR and by the distance of features. Intervals are of 95 %.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+import marble
+from marble.builders import data_config
+from marble.conditioning.low_res import area
+from marble.configs.emoji import PROMPTS
+from marble.data.examples import evenly
+from marble.data.preprocess import to_float, to_uint8
+from marble.features import Featurizer, open_features
+from marble.loading import recalled
+from marble.metrics import clip_score, frechet_distance_of_features, psnr
+from marble.metrics.intervals import mean_estimate, share_interval
+from marble.pipelines.upsampler import bicubic
+
+GUIDANCE = (1.0, 2.0, 4.0, 8.0)
+UPSAMPLED = 512
+"""Held-out images at most."""
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--features", default="effnet")
+    parser.add_argument("--num", type=int, default=20, help="pictures of a prompt")
+    values = parser.parse_args()
+    for part, names in {
+        "autoencoder": ("psnr", "ssim"),
+        "clip": ("image_to_text", "text_to_image", "retrieval_by_chance"),
+    }.items():
+        found = last_held_out(values.workdir / part)
+        print(f"{part}, held-out images: " + ", ".join(f"{name} {found[name]:.3f}" for name in names))
+    print_guided(values.workdir, values.num)
+    for part in ("upsampler", "regression"):
+        if (values.workdir / part).is_dir():
+            print_upsampled(values.workdir / part, values.features)
+
+
+def last_held_out(workdir: Path) -> Mapping[str, float]:
+    """The last of what the log says of held-out images."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    last = next(line for line in reversed(lines) if "heldout_loss" in line)
+    return {name.removeprefix("heldout_"): value for name, value in last.items()}
+
+
+def print_guided(workdir: Path, num: int) -> None:
+    """A row for each guidance scale."""
+    pipe, judge = (marble.load(str(workdir / part)) for part in ("latent", "clip"))
+    texts = [prompt for prompt in PROMPTS for _ in range(num)]
+    right = np.repeat(np.arange(len(PROMPTS)), num)
+    of_texts = judge.encode_text(list(PROMPTS))
+    print(f"\n| guidance | right prompt of {len(PROMPTS)} | CLIP score |\n| --- | --- | --- |")
+    for scale in GUIDANCE:
+        images = pipe.sample(len(texts), seed=0, text=texts, guidance_scale=scale)
+        of_images = judge.encode_image(images)
+        picked = ((of_images @ of_texts.T).argmax(axis=1) == right).astype(float)
+        score = mean_estimate(clip_score(of_images, of_texts[right]).scores)
+        print(f"| {scale:g} | {told(picked.mean(), share_interval(picked))} | {told(score.value, score.interval())} |")
+
+
+def print_upsampled(workdir: Path, features: str) -> None:
+    """PSNR and the distance of features, of the upsampler and of interpolation."""
+    pipe = marble.load(str(workdir))
+    config, _ = recalled(str(workdir))
+    source = data_config(config).open()
+    x = to_float(evenly(source.read(source.held_out), UPSAMPLED), source.levels)
+    factor = pipe.factor if hasattr(pipe, "factor") else pipe.conditioner.words.factor
+    small = np.asarray(area(x, factor))
+    shown = lambda images: np.asarray(to_uint8(jnp.asarray(images), source.levels))  # noqa: E731
+    ways = {
+        workdir.name: pipe.sample(len(x), seed=0, low_res=small),
+        "bicubic": shown(bicubic(small, x.shape[1:3])),
+    }
+    featurizer = Featurizer(open_features(features), pipe.mapping, ("features",))
+    original = shown(x)
+    rows = featurizer(original)["features"]
+    print(f"\n| {len(x)} held-out images | PSNR | distance of features |\n| --- | --- | --- |")
+    for name, images in ways.items():
+        decibels = mean_estimate(psnr(images, original))
+        distance = frechet_distance_of_features(featurizer(images)["features"], rows)
+        print(f"| {name} | {told(decibels.value, decibels.interval())} | {distance:.2f} |")
+
+
+def told(value: float, interval: Sequence[float]) -> str:
+    """A number and its interval."""
+    return f"{value:.3g} ({interval[0]:.3g} to {interval[1]:.3g})"
+
+
+if __name__ == "__main__":
+    main()
