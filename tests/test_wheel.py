@@ -53,7 +53,7 @@ def test_it_has_every_module_and_config(wheel):
     with zipfile.ZipFile(wheel) as files:
         inside = {name for name in files.namelist() if ".dist-info/" not in name}
     modules = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*.py")}
-    configs = {f"marble/{path.relative_to(ROOT)}" for path in (ROOT / "configs").glob("*.py")}
+    configs = {f"marble/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.py")}
     assert inside == modules | configs | {"marble/py.typed"}
 
 

@@ -5,9 +5,9 @@
     pipe = marble.load("runs/digits")
     images = pipe.sample(64, seed=0)          # uint8 [64 8 8 1]
 
-The parts: marble.diffusion (the theory), marble.models, marble.sampling, marble.conditioning, marble.objectives,
-marble.training, marble.convert, marble.data, marble.pipelines, marble.metrics, marble.features, marble.evaluation,
-marble.parallel, marble.errors.
+The parts: marble.diffusion, marble.vae, marble.autoencoding and marble.contrastive (the theory), marble.models,
+marble.sampling, marble.conditioning, marble.objectives, marble.training, marble.convert, marble.data, marble.pipelines,
+marble.metrics, marble.features, marble.evaluation, marble.parallel, marble.errors.
 """
 
 import importlib
@@ -16,8 +16,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PARTS = (
+    "autoencoding",
     "compression",
     "conditioning",
+    "contrastive",
     "conversion",
     "convert",
     "data",

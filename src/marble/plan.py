@@ -13,6 +13,7 @@ import numpy as np
 from marble import builders
 from marble.convert.unread import unread
 from marble.data.declared import Declared, declared
+from marble.data.examples import ArrayExamples
 from marble.errors import InputError
 from marble.experiments import Experiment
 from marble.loading import in_dtype, is_published, recalled
@@ -106,7 +107,7 @@ def _planned(subject: Subject, devices: Sequence[jax.Device], *, sampler: bool, 
     frozen = mapping.shapes_of(objective.frozen(objective.base_shapes))
     state = mapping.shapes(experiment.init_state).replace(frozen=frozen)
     parts = [_train_part(experiment, subject.images, mapping, state, cache)] if subject.is_trained else []
-    if sampler:
+    if sampler and objective.draws:
         whole = mapping.shapes_of(jax.eval_shape(objective.whole, state.ema_params, frozen))
         parts.append(_sample_part(subject, experiment, mapping, whole, cache))
     num_parameters, num_frozen = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (state.params, frozen))
@@ -130,6 +131,8 @@ def batch_shapes(experiment: Experiment, images: Declared, mapping: MeshMapping)
     rows = {"image": np.empty((*size, *images.image_shape), np.uint8), "index": np.empty(size, np.int32)}
     if images.num_classes is not None or "label" in experiment.objective.keys:
         rows["label"] = np.empty(size, np.int32)
+    one = experiment.objective.read(ArrayExamples(rows["image"][0, :1], text=[""]), None).take([0])
+    rows |= {name: np.empty((*size, *row.shape[1:]), row.dtype) for name, row in one.items() if name not in rows}
     return mapping.row_shapes(rows, batch_axis=1)
 
 

@@ -1,6 +1,8 @@
 """One training run, from a config to trained parameters in a workdir."""
 
 import contextlib
+import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -79,6 +81,7 @@ def _run(
 ) -> TrainState:
     agreement.from_first(lambda: check_bucket(directory))
     source = builders.data_config(config).open()
+    source = dataclasses.replace(source, load=functools.cache(source.load))  # several parts read a split, once
     image = ImageSpec(shape=tuple(source.image_shape), levels=source.levels)
     texts = lambda limit: source.read(TRAIN).texts(limit)  # noqa: E731
     experiment = builders.build(config, image, class_names=source.class_names, texts=texts, folder=directory)
@@ -118,7 +121,7 @@ def _run(
         # The state's own arrays are donated to its next step.
         for_hooks = jax.tree.map(jnp.copy, state.frozen) if reads else None
         whole = whole_network(experiment, for_hooks)
-        state = train(
+        return train(
             workdir=directory,
             config=experiment.training,
             evaluation=experiment.evaluation,
@@ -132,14 +135,13 @@ def _run(
                 sample=sample_grid(experiment, directory, source, pipe, whole),
                 measure=lambda params, step: measure(whole(params), step),
                 log=experiment.objective.log,
+                finish=lambda params: experiment.objective.publish(epath.Path(directory), pipe, params, source),
             ),
             mapping=mapping,
             interruption=interruption,
             profile=profile,
             hang_seconds=experiment.parallel.hang_seconds,
         )
-        experiment.objective.publish(epath.Path(directory), pipe, whole(state.ema_params), source.read(TRAIN))
-        return state
 
 
 def with_whole_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -181,6 +183,11 @@ def check_parts(experiment: Experiment, mapping: DeviceMapping) -> None:
         raise InputError(
             f"training.accumulate={training.accumulate} does not divide the {training.batch_size // count} images that "
             f"each of {count} devices has of a batch of {training.batch_size}"
+        )
+    if experiment.evaluation.every and not experiment.objective.draws:
+        raise InputError(
+            f"evaluation.every={experiment.evaluation.every} measures samples, and this objective draws none: set it "
+            "to 0; training.eval_every says what there is to say of held-out images"
         )
     if experiment.evaluation.every % training.steps_per_call:
         raise InputError(
@@ -280,12 +287,12 @@ def sample_grid(
     experiment: Experiment, directory: str, source: Source, pipe: Any, whole: Callable[[Any], Any]
 ) -> Callable[[Any, int], None]:
     """A function of parameters and step that draws images into ``samples/STEP.png``, of objectives that make any."""
-    held_out = source.held_out and source.read(source.held_out)
 
     def sample(params: Any, step: int) -> None:
         path = epath.Path(directory) / "samples" / f"{step:07d}.png"
         if agreement.from_first(path.exists):
             return
+        held_out = source.held_out and source.read(source.held_out)
         options = dict(num=NUM_SAMPLES, seed=experiment.seed)
         images = experiment.objective.grid(pipe, whole(params), held_out, **options)
         if images is not None and agreement.is_first():

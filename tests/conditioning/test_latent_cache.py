@@ -12,9 +12,11 @@ from processes import metrics
 from marble import builders, run
 from marble.conditioning import Autoencoder, Origin, latents
 from marble.convert.latents import open_autoencoder
+from marble.data.declared import Declared
 from marble.data.examples import ArrayExamples
 from marble.errors import InputError
 from marble.parallel import ParallelConfig
+from marble.plan import batch_shapes
 from marble.typing import ImageSpec
 
 IMAGE = ImageSpec((16, 16, 3), 256)
@@ -148,6 +150,18 @@ def test_data_without_captions_are_refused(folders, runs, tmp_path):
     del config["autoencoder"]
     with pytest.raises(InputError, match="the data have no texts, and this model is told each image's own"):
         run.run(builders.complete(config.to_dict()), str(tmp_path / "run"))
+
+
+def test_a_plan_knows_the_tokens_and_encodes_nothing(folders, runs, tmp_path):
+    config = config_of(folders, runs / "data", str(tmp_path / "kept"), clip={})
+    images = Declared(IMAGE.shape, 256, None)
+    shapes = batch_shapes(builders.build(config, IMAGE), images, ParallelConfig().open())
+    assert {name: row.shape for name, row in shapes.items()} == {
+        "image": (1, 16, *IMAGE.shape),
+        "index": (1, 16),
+        "tokens_0": (1, 16, small_networks.MAX_LENGTH),
+    }
+    assert not (tmp_path / "kept").exists()
 
 
 def test_a_template_is_not_for_captions(folders, runs):

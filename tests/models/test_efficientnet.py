@@ -23,7 +23,9 @@ def test_published_size():
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
     assert sum(leaf.size for path, leaf in leaves if path[-1].key not in ("mean", "var")) == 4_652_008
     states = jax.eval_shape(EfficientNetLite().apply, {"params": shapes}, jnp.zeros((2, 224, 224, 3)))
-    assert [a.shape for a in states] == [(2, 1280), (2, 1000)]
+    assert (states.features.shape, states.logits.shape) == ((2, 1280), (2, 1000))
+    sides = [(112, 16), (56, 24), (28, 40), (14, 112), (7, 320)]  # Tan & Le 2019, table 1, of 224 pixels
+    assert [a.shape for a in states.maps] == [(2, side, side, channels) for side, channels in sides]
     assert len(blocks_of(EfficientNetLite().stages)) == 16
 
 

@@ -1,5 +1,7 @@
 """The objective of latent diffusion's autoencoder: its gradients, its two optimisers, and a run of it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +51,9 @@ def objective_of(*, perceptual=False, **sections):
     if not perceptual:
         return objective
     words = objective.config.__class__(perceptual_weight=0.3, kl_weight=1e-3)
-    return objective.__class__(**{**vars(objective), "perceptual": seeing(), "config": words})
+    seen = dataclasses.replace(objective, config=words)
+    vars(seen)["perceptual"] = seeing()  # in the place of what would be opened
+    return seen
 
 
 def seeing():
@@ -264,7 +268,14 @@ def test_a_perceptual_part_is_of_what_the_network_sees():
 )
 def test_words_that_can_t_be(sections, message):
     with pytest.raises(InputError, match=message):
-        builders.build(config_of(**sections), IMAGE)
+        builders.build(config_of(**sections), IMAGE).objective.check()
+
+
+def test_it_draws_nothing_that_could_be_measured(tmp_path):
+    config = config_of(evaluation={"every": 4})
+    with pytest.raises(InputError, match="evaluation.every=4 measures samples, and this objective draws none: set it"):
+        run.run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_a_discriminator_there_is_one_network():

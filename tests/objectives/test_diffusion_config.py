@@ -23,7 +23,7 @@ def warnings(caplog):
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
-@pytest.mark.parametrize("name", sorted({*shipped_configs()} - {"finetune", "lora"}))
+@pytest.mark.parametrize("name", sorted({*shipped_configs()} - {"finetune", "lora", "emoji/clip", "emoji/latent"}))
 def test_no_shipped_config_is_warned_of(name, caplog):
     for variant in ("", ":smoke"):
         built(name + variant)

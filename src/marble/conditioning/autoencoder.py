@@ -105,9 +105,11 @@ class Autoencoder:
         noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], mean.dtype))(keys)
         return self.scale * (mean + jnp.exp(0.5 * log_variance) * noise)
 
-    def cached(self, examples: Examples, origin: Origin) -> Examples:
+    def cached(self, examples: Examples, origin: Origin | None) -> Examples:
         """The examples with the latents of the cache, which is made first; as they are without one."""
-        return examples if self.cache is None else latents.cached(self.cache, self, examples, origin)
+        if self.cache is None or origin is None:
+            return examples
+        return latents.cached(self.cache, self, examples, origin)
 
     def decode(self, x_0: Array) -> Array:
         """The images of latents."""

@@ -25,8 +25,11 @@ class Codec(Protocol):
     def of_batch(self, batch: Batch, keys: Array) -> Array:
         """x_0 of a prepared batch: of its images, or of what they were encoded to before."""
 
-    def cached(self, examples: Examples, origin: Origin) -> Examples:
-        """*host* The examples as batches are made of them: with what was encoded in place of images, if it is kept."""
+    def cached(self, examples: Examples, origin: Origin | None) -> Examples:
+        """*host* The examples as batches are made of them: with what was encoded in place of images, if it is kept.
+
+        Without an origin they only stand for the shapes of others, and nothing is encoded.
+        """
 
     def decode(self, x_0: Array) -> Array:
         """The images of x_0."""

@@ -40,7 +40,7 @@ class Identity:
         del keys
         return batch["image"]
 
-    def cached(self, examples: Examples, origin: Origin) -> Examples:
+    def cached(self, examples: Examples, origin: Origin | None) -> Examples:
         """The examples as they are."""
         del origin
         return examples

@@ -23,6 +23,7 @@ from marble.convert import autoencoder_kl
 from marble.convert.folder import write_part
 from marble.data.examples import Examples, evenly
 from marble.data.preprocess import example_keys
+from marble.data.sources import TRAIN, Source
 from marble.errors import InputError
 from marble.features import FeatureNetwork, open_features
 from marble.models import AutoencoderKL, PatchDiscriminator
@@ -94,12 +95,12 @@ class LatentAutoencoder(Plain):
     image: ImageSpec
     pixels: Callable[[Array, Array], Array]
     config: ReconstructionConfig
-    perceptual: FeatureNetwork | None
     discriminator: PatchDiscriminator | None
     adversarial: AdversarialConfig
     discriminator_loss: Callable[[Array, Array], Array]
     batch_size: int
 
+    draws = False
     keys = ()
     sections: ClassVar[Mapping[str, Section]] = {
         "model": Section({"name": {"autoencoder_kl": AutoencoderKL}, "dtype": DTYPES}, ("name",)),
@@ -112,7 +113,7 @@ class LatentAutoencoder(Plain):
 
     @classmethod
     def build(cls, reading: Reading, given: Given) -> "LatentAutoencoder":
-        """The objective of a config; it reads the perceptual network's weights where it has one."""
+        """The objective of a config."""
         config, adversarial = (
             reading.make("reconstruction", ReconstructionConfig),
             reading.make("discriminator", AdversarialConfig),
@@ -126,7 +127,6 @@ class LatentAutoencoder(Plain):
             image=given.image,
             pixels=reading.named("reconstruction", "pixels"),
             config=config,
-            perceptual=_open_perceptual(config),
             discriminator=reading.make("discriminator", PatchDiscriminator, dtype=dtype)
             if adversarial.weight
             else None,
@@ -134,6 +134,15 @@ class LatentAutoencoder(Plain):
             discriminator_loss=reading.named("discriminator", "loss"),
             batch_size=given.training.batch_size,
         )
+
+    @functools.cached_property
+    def perceptual(self) -> FeatureNetwork | None:
+        """The network that sees images, opened when something is trained; InputError where it is not to be had."""
+        return _open_perceptual(self.config)
+
+    def check(self) -> None:
+        """InputError where there is no perceptual network and the loss has a part for it."""
+        _ = self.perceptual
 
     def init_params(self, key: Array) -> Any:
         """The initial parameters of both networks."""
@@ -250,7 +259,7 @@ class LatentAutoencoder(Plain):
     def log(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """The parts that there are, each without its weight."""
         named = ["pixels", "kl"]
-        named += ["perceptual"] if self.perceptual else []
+        named += ["perceptual"] if self.config.perceptual_weight else []
         named += ["generator", "discriminator", "adaptive_weight"] if self.discriminator else []
         return {name: float(sums[name] / sums["count"]) for name in named}
 
@@ -282,9 +291,9 @@ class LatentAutoencoder(Plain):
         """PSNR and SSIM of reconstructions."""
         return pipe.fidelity(evenly(held_out, MOST_JUDGED), params=params["autoencoder"])
 
-    def publish(self, folder: Path, pipe: AutoencoderPipeline, params: Any, examples: Examples) -> None:
+    def publish(self, folder: Path, pipe: AutoencoderPipeline, params: Any, source: Source) -> None:
         """Leaves the autoencoder in the workdir's folder ``vae``, its scale measured on training images."""
-        scale = pipe.scale(evenly(examples, MOST_MEASURED), params=params["autoencoder"])
+        scale = pipe.scale(evenly(source.read(TRAIN), MOST_MEASURED), params=params["autoencoder"])
         config = autoencoder_kl.config_of(self.model, scale=scale, sample_size=self.image.shape[0])
         found = fetch(params["autoencoder"])
         if agreement.is_first():

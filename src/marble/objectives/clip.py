@@ -18,6 +18,7 @@ from marble.convert import clip as clip_names
 from marble.convert.folder import write_part
 from marble.data import tokenizer_training
 from marble.data.examples import Examples, evenly
+from marble.data.sources import Source
 from marble.data.tokenizer import Tokenizer
 from marble.errors import InputError
 from marble.models import Clip, ClipText, ClipVision
@@ -97,6 +98,7 @@ class Contrastive(Plain):
     batch_size: int
     accumulate: int
 
+    draws = False
     sections: ClassVar[Mapping[str, Section]] = {
         "model": Section({"name": {"clip": Clip}, "dtype": DTYPES}),
         "clip": Section(constructors=(ClipWords,), is_optional=True),
@@ -154,7 +156,7 @@ class Contrastive(Plain):
                 "not told from each other: set it to 1, or clip.remat=True for memory"
             )
 
-    def read(self, examples: Examples, origin: Origin) -> Examples:
+    def read(self, examples: Examples, origin: Origin | None) -> Examples:
         """The examples with the tokens of their texts, and which texts are equal."""
         del origin
         return examples.with_text_arrays(self._text_arrays) if self.words.captions else examples
@@ -243,7 +245,7 @@ class Contrastive(Plain):
             with replaced_folder(epath.Path(folder) / WORDS) as made:
                 self.tokenizer.save(made)
 
-    def publish(self, folder: Path, pipe: ClipPipeline, params: Any, examples: Examples) -> None:
+    def publish(self, folder: Path, pipe: ClipPipeline, params: Any, source: Source) -> None:
         """Leaves CLIP and its tokenizer in the workdir's folder ``clip``, as transformers has them."""
         found = fetch(params["clip"])
         found = {**found, "logit_scale": np.minimum(found["logit_scale"], np.float32(math.log(MOST_SCALE)))}
@@ -266,7 +268,8 @@ def _tokenizer(words: TokenizerWords, clip: ClipWords, given: Given) -> Tokenize
         with local_folder(kept) as folder:
             return Tokenizer.open(folder, max_length=words.max_length)
     if given.texts is None and clip.captions:
-        raise InputError(f"{kept or 'the workdir'} is not there: it is the tokenizer that this CLIP was trained with")
+        where = "" if kept is None else f", and the run's own, {kept}, is not there"
+        raise InputError(f"no texts are at hand to learn a vocabulary from{where}: set tokenizer.path")
 
     def learnt() -> dict[str, Any]:
         texts = given.texts(MOST_TEXTS) if clip.captions else _class_texts(clip, given.class_names)

@@ -233,7 +233,7 @@ class Diffusion(Plain):
             self.conditioner.null(1) or None,
         )
 
-    def read(self, examples: Examples, origin: Origin) -> Examples:
+    def read(self, examples: Examples, origin: Origin | None) -> Examples:
         """The examples with what the model is told of, and with latents where these are kept."""
         return self.conditioner.read(self.codec.cached(examples, origin))
 

@@ -14,6 +14,7 @@ import optax
 
 from marble.conditioning import Origin
 from marble.data.examples import Examples
+from marble.data.sources import Source
 from marble.errors import InputError
 from marble.parallel import WHOLE, Across, DeviceMapping
 from marble.schema import Reading, Section
@@ -47,6 +48,8 @@ class Objective(Protocol):
     choices: ClassVar[Mapping[str, Mapping[str, Any]]]
     """Keys of a config that name a further part: a class with ``sections`` too. The first name is the default."""
 
+    draws: ClassVar[bool]
+    """Whether its pipeline draws images: a run's samples can then be measured."""
     model: nn.Module
     image: ImageSpec
     keys: Sequence[str]
@@ -66,8 +69,11 @@ class Objective(Protocol):
     def check_data(self, name: str, num_classes: int | None) -> None:
         """InputError where the data set of that name does not have what is to be learned."""
 
-    def read(self, examples: Examples, origin: Origin) -> Examples:
-        """The examples with what batches must hold beside the data's own, such as the tokens of texts."""
+    def read(self, examples: Examples, origin: Origin | None) -> Examples:
+        """The examples with what batches must hold beside the data's own, such as the tokens of texts.
+
+        Without an origin they only stand for the shapes of others.
+        """
 
     def init_params(self, key: Array) -> Any:
         """The initial parameters."""
@@ -123,16 +129,17 @@ class Objective(Protocol):
     def keep(self, folder: Path) -> None:
         """Puts into the workdir what the objective was built with and no config says; called when a run begins."""
 
-    def publish(self, folder: Path, pipe: Any, params: Any, examples: Examples) -> None:
+    def publish(self, folder: Path, pipe: Any, params: Any, source: Source) -> None:
         """Called when the training has ended: leaves in the workdir what other runs and libraries read of it.
 
-        params are the averaged ones, on the host, examples those that it was trained on.
+        params are those that were trained, averaged; source is what they were trained on.
         """
 
 
 class Plain:
     """What an objective has that trains all its parameters, freezes nothing, and remembers nothing but them."""
 
+    draws = True
     base_shapes = None
     choices: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -147,7 +154,7 @@ class Plain:
     def check_data(self, name: str, num_classes: int | None) -> None:
         """Any will do."""
 
-    def read(self, examples: Examples, origin: Origin) -> Examples:
+    def read(self, examples: Examples, origin: Origin | None) -> Examples:
         """The examples as they are."""
         del origin
         return examples
@@ -173,7 +180,7 @@ class Plain:
     def keep(self, folder: Path) -> None:
         """Nothing beside the config."""
 
-    def publish(self, folder: Path, pipe: Any, params: Any, examples: Examples) -> None:
+    def publish(self, folder: Path, pipe: Any, params: Any, source: Source) -> None:
         """Nothing beside the checkpoints."""
 
     def examples(self, num: int) -> Mapping[str, Any]:

@@ -56,6 +56,7 @@ class Upsampler(Plain):
     pixels: Callable[[Array, Array], Array]
     batch_size: int
 
+    draws = False
     keys = ()
     sections: ClassVar[Mapping[str, Section]] = {
         "model": Section({"name": {"unet": UNet}, "dtype": DTYPES}, ("name",)),

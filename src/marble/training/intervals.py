@@ -42,6 +42,8 @@ class Hooks:
     """What samples of given parameters are like, at a step."""
     log: Callable[[Window], dict[str, float]]
     """What the log says of the sums of a window beside the means of loss and gradient."""
+    finish: Callable[[Any], None] = lambda params: None
+    """Called once all steps are made and saved, with the parameters that are averaged."""
 
 
 @dataclasses.dataclass

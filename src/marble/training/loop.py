@@ -101,6 +101,7 @@ def train(
                 if to_stop(interruption.requested):
                     beside.stop(step, state)
             beside.wait()
+            hooks.finish(state.ema_params)
     return state
 
 
