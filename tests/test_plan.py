@@ -121,6 +121,7 @@ def products(jaxpr):
     return total
 
 
+@pytest.mark.slow
 def test_operations_are_the_networks_and_little_more():
     """XLA counts the elementwise work too, and every device's update of the parameters."""
     config = config_of(model={"channels": 64, "num_groups": 32}, training={"batch_size": 64})
@@ -294,6 +295,7 @@ def test_a_checkpoint_s_sampler_is_planned_and_no_weights_are_read(checkpoint, m
         assert (made["sample"]["images"], made["sample"]["steps"]) == (images, 50)
 
 
+@pytest.mark.slow
 def test_the_sampler_of_a_checkpoint_is_counted_by_what_is_done_once_and_in_a_step(checkpoint):
     found = planned_workdir(checkpoint, batch_size=8).to_dict()["sample"]
     pipe = load(str(checkpoint))
@@ -311,6 +313,7 @@ def test_the_sampler_of_a_checkpoint_is_counted_by_what_is_done_once_and_in_a_st
     assert decoder + 2 * encoder < found["flops_once"] < 1.3 * (decoder + 2 * encoder)
 
 
+@pytest.mark.slow
 def test_the_program_of_a_checkpoint_that_is_planned_is_the_one_that_samples(checkpoint):
     pipe = load(str(checkpoint))
     config, data = recalled(str(checkpoint))

@@ -46,6 +46,7 @@ def prompts(tmp_path):
 LINES = ["a cat", "crème brûlée", "two dogs"]
 
 
+@pytest.mark.slow
 def test_one_image_a_prompt_and_on_from_there(made, prompts, pipe):
     expected = pipe.sample(8, text=[LINES[i % 3] for i in range(8)], steps=STEPS)
     images = made("--text", prompts)

@@ -122,18 +122,19 @@ def config_of(folders, data, cache, *, clip):
 
 
 @pytest.fixture(scope="module")
-def runs(folders, tmp_path_factory):
-    """The same run with a cache and without, told of captions, of which three are empty."""
-    folder = tmp_path_factory.mktemp("runs")
+def captions(folders, tmp_path_factory):
+    """Captioned images, of which three captions are empty, and what is told of them."""
+    folder = tmp_path_factory.mktemp("captions")
     small_networks.write(folders / "clip", small_networks.clip_text())
     small_networks.write_tokenizer(folders / "words")
-    data = write(folder / "data", empty=3)
-    for name, cache in {"kept": str(folder / "latents"), "encoded": None}.items():
-        run.run(config_of(folders, data, cache, clip={}), str(folder / name))
-    return folder
+    return write(folder / "data", empty=3)
 
 
-def test_a_run_is_the_same_with_a_cache(runs):
+@pytest.mark.slow
+def test_a_run_is_the_same_with_a_cache(folders, captions, tmp_path):
+    runs = tmp_path
+    for name, cache in {"kept": str(runs / "latents"), "encoded": None}.items():
+        run.run(config_of(folders, captions, cache, clip={}), str(runs / name))
     kept, encoded = metrics(runs / "kept"), metrics(runs / "encoded")
     for ours, theirs in zip(kept, encoded, strict=True):
         for key in {"loss", "heldout_loss", "grad_norm"} & set(ours):
@@ -143,8 +144,8 @@ def test_a_run_is_the_same_with_a_cache(runs):
     assert facts["flips"] and (runs / "latents" / "test.npy").exists()
 
 
-def test_data_without_captions_are_refused(folders, runs, tmp_path):
-    config = config_of(folders, runs / "data", None, clip={})
+def test_data_without_captions_are_refused(folders, captions, tmp_path):
+    config = config_of(folders, captions, None, clip={})
     config.data.name, config.data.source, config.data.data_dir = "digits", None, None
     config.codec = "identity"
     del config["autoencoder"]
@@ -152,8 +153,8 @@ def test_data_without_captions_are_refused(folders, runs, tmp_path):
         run.run(builders.complete(config.to_dict()), str(tmp_path / "run"))
 
 
-def test_a_plan_knows_the_tokens_and_encodes_nothing(folders, runs, tmp_path):
-    config = config_of(folders, runs / "data", str(tmp_path / "kept"), clip={})
+def test_a_plan_knows_the_tokens_and_encodes_nothing(folders, captions, tmp_path):
+    config = config_of(folders, captions, str(tmp_path / "kept"), clip={})
     images = Declared(IMAGE.shape, 256, None)
     shapes = batch_shapes(builders.build(config, IMAGE), images, ParallelConfig().open())
     assert {name: row.shape for name, row in shapes.items()} == {
@@ -164,7 +165,7 @@ def test_a_plan_knows_the_tokens_and_encodes_nothing(folders, runs, tmp_path):
     assert not (tmp_path / "kept").exists()
 
 
-def test_a_template_is_not_for_captions(folders, runs):
-    config = config_of(folders, runs / "data", None, clip={"template": "a {}"})
+def test_a_template_is_not_for_captions(folders, captions):
+    config = config_of(folders, captions, None, clip={"template": "a {}"})
     with pytest.raises(InputError, match="text.template='a {}' is of classes, and text.captions is set: leave one out"):
         builders.build(config, IMAGE)

@@ -109,12 +109,14 @@ def written_out(objective, params, batch, step, network):
     return first + kl + 0.5 * weight * generator(tree) + own
 
 
-@pytest.mark.parametrize("perceptual", [False, True])
-@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize(
+    "step, perceptual",
+    [(2, True), *(pytest.param(*words, marks=pytest.mark.slow) for words in ((1, False), (1, True), (2, False)))],
+)
 def test_the_loss_and_its_gradient_are_the_paper_s(step, perceptual):
     """Before its start step there is no discriminator; from then on it is as if everything were written out."""
     objective = objective_of(perceptual=perceptual)
-    params, batch, network = objective.init_params(jax.random.key(0)), batch_of(), objective.frozen()
+    params, batch, network = jax.jit(objective.init_params)(jax.random.key(0)), batch_of(), objective.frozen()
     count = StepCount(jnp.int32(step))
     loss_fn = jax.jit(jax.value_and_grad(objective.loss_fn(train=True), has_aux=True))
     (loss, sums), gradient = loss_fn(params, batch, KEY, count, network)
@@ -129,15 +131,17 @@ def test_the_loss_and_its_gradient_are_the_paper_s(step, perceptual):
 
 def test_a_held_out_loss_knows_no_discriminator():
     objective = objective_of()
-    params, batch = objective.init_params(jax.random.key(0)), batch_of()
-    loss, sums = objective.loss_fn(train=False)(params, batch, KEY)
+    params, batch = jax.jit(objective.init_params)(jax.random.key(0)), batch_of()
+    loss_fn = jax.jit(objective.loss_fn(train=False))
+    loss, sums = loss_fn(params, batch, KEY)
     total, number = objective.loss_and_count(sums)
     np.testing.assert_allclose(loss, total / number, rtol=1e-6)
-    np.testing.assert_allclose(loss, written_out(objective, params, batch, 0, None), rtol=1e-5)
+    expected = jax.jit(lambda p: written_out(objective, p, batch, 0, None))(params)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
     masked = {**batch, "mask": jnp.arange(8) < 5}
-    found, number = objective.loss_and_count(objective.loss_fn(train=False)(params, masked, KEY)[1])
+    found, number = objective.loss_and_count(loss_fn(params, masked, KEY)[1])
     five = {name: value[:5] for name, value in batch.items()}
-    np.testing.assert_allclose(found / number, objective.loss_fn(train=False)(params, five, KEY)[0], rtol=1e-5)
+    np.testing.assert_allclose(found / number, loss_fn(params, five, KEY)[0], rtol=1e-5)
 
 
 def stepped(objective, mapping, *, steps=3):
@@ -160,6 +164,7 @@ def stepped(objective, mapping, *, steps=3):
     return jax.tree.map(np.asarray, state)
 
 
+@pytest.mark.slow
 def test_the_discriminator_is_weighed_over_the_whole_batch():
     """One device, eight, and eight by pmap make the same steps, though the weight is no mean of the images' own."""
     objective = objective_of()
@@ -176,12 +181,13 @@ def test_the_discriminator_is_weighed_over_the_whole_batch():
 def test_each_network_has_its_own_optimiser():
     """However large the discriminator's gradient is, the autoencoder's clip makes the same of its own."""
     experiment = builders.build(config_of(), IMAGE)
-    params = experiment.init_params()
+    params = jax.jit(experiment.init_params)()
     ones = jax.tree.map(jnp.ones_like, params)
     large = {**ones, "discriminator": jax.tree.map(lambda x: 1e6 * x, ones["discriminator"])}
     state = experiment.optimizer.init(params)
     # In the second moments of Adam the size of a clipped gradient is seen; in its first update it is not.
-    after = [experiment.optimizer.update(g, state, params)[1].inner_states["autoencoder"] for g in (ones, large)]
+    update = jax.jit(experiment.optimizer.update)
+    after = [update(g, state, params)[1].inner_states["autoencoder"] for g in (ones, large)]
     for one, other in zip(*map(jax.tree.leaves, after), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -281,5 +287,5 @@ def test_it_draws_nothing_that_could_be_measured(tmp_path):
 def test_without_a_discriminator_there_is_one_network():
     objective = objective_of(discriminator={})
     assert objective.discriminator is None and objective.loss_history() is None
-    assert list(objective.init_params(jax.random.key(0))) == ["autoencoder"]
+    assert list(jax.jit(objective.init_params)(jax.random.key(0))) == ["autoencoder"]
     assert "discriminator" not in objective.log({name: 1.0 for name in objective.sums()})

@@ -118,7 +118,7 @@ def difference(one, other):
     return jax.tree.map(np.subtract, one, other)
 
 
-@pytest.mark.parametrize("name", rest_slow(MAPPINGS, "mesh of 8", "pmap"))
+@pytest.mark.parametrize("name", rest_slow(MAPPINGS, "pmap"))
 def test_fifty_steps_are_those_of_one_device(alone, name):
     run = train(*MAPPINGS[name])
     np.testing.assert_allclose(run.losses, alone.losses, rtol=1e-5)

@@ -50,6 +50,7 @@ def pipe(classifier):
     )
 
 
+@pytest.mark.slow
 def test_eps_moves_along_the_gradient_of_what_the_classifier_says(pipe, classifier):
     x_t = jax.random.normal(jax.random.key(2), (3, 8, 8, 1))
     level, label = pipe.schedule.level(jnp.array(12)), jnp.array([3, 7, 10])  # the last is told no class

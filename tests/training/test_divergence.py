@@ -68,7 +68,7 @@ def test_with_no_checkpoint_from_before_it_says_so(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("warmup_steps=1", "warmup_steps=3"),
+        pytest.param("warmup_steps=1", "warmup_steps=3", marks=pytest.mark.slow),
         pytest.param(None, "decay_steps=50", marks=pytest.mark.slow),
         pytest.param("decay_steps=40", "decay_steps=50", marks=pytest.mark.slow),
     ],
