@@ -24,7 +24,7 @@ def train(folder, *names):
 def _config(folder, name):
     if name == "regression":
         config, plain = (load_config(f"emoji/upsampler:{variant}") for variant in ("smoke", "tiny_regression"))
-        config.update({"objective": "upsampler", "upsampler": plain.upsampler, "model": plain.model})
+        config.objective, config.upsampler, config.model = "upsampler", plain.upsampler, plain.model
         for section in ("conditioner", "low_res", "diffusion", "sampling"):
             del config[section]
         return config

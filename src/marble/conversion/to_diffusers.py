@@ -140,7 +140,10 @@ def _text(config: Config, data: Any, model: Any, params: Any, path: Path) -> Pip
     theirs = conditional_unet.config_of(model, sample_size=side, linear=is_linear)
     unet = _held(model, theirs, conditional_unet.NAME, conditional_unet.table(model, linear=is_linear), params, path)
     ends = ("", "_2")[: 1 + is_xl]
-    encoders = {f"text_encoder{end}": _encoder(folder) for end, folder in zip(ends, words["encoders"], strict=True)}
+    encoders = {
+        f"text_encoder{end}": _encoder(folder, projects=end == "_2")
+        for end, folder in zip(ends, words["encoders"], strict=True)
+    }
     tokenizers = {f"tokenizer{end}": Path(folder) for end, folder in zip(ends, words["tokenizers"], strict=True)}
     made = _pipeline(name, {"unet": unet, "vae": vae, **encoders}, scheduler_of(config), tokenizers)
     zeros = {"force_zeros_for_empty_prompt": bool(words["zero_null"])} if is_xl else {}
@@ -184,16 +187,22 @@ def _factor(vae: Part) -> int:
     return 2 ** (len(levels) - 1)
 
 
-def _encoder(folder: str) -> Part:
-    """A text encoder: CLIP's, which may be the half of a whole CLIP."""
+def _encoder(folder: str, *, projects: bool) -> Part:
+    """A text encoder: CLIP's, which may be the half of a whole CLIP.
+
+    diffusers reads a class's first output: of one with a projection that is a vector, which the second of SDXL's gives,
+    and of one without the states of all tokens.
+    """
     part = open_part(folder)
     if isinstance(part.model, Bert):
         raise InputError(f"{folder} is a {bert.__name__.rpartition('.')[2]}: diffusers' pipelines have CLIP's encoders")
-    if not isinstance(part.model, Clip):
+    model = part.model.text if isinstance(part.model, Clip) else part.model
+    wanted = model if projects else model.clone(projection=None)
+    if wanted is part.model or wanted == part.model:
         return part
-    named = {entry.theirs for entry in clip.text(part.model.text)}
+    named = {entry.theirs for entry in clip.text(wanted)}
     tensors = {name: tensor for name, tensor in part.tensors.items() if name in named}
-    return part_of(clip.config_of(part.model.text), tensors, part.path)
+    return part_of(clip.config_of(wanted), tensors, part.path)
 
 
 def _learned(config: Config) -> str | None:
