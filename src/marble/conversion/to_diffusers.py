@@ -35,6 +35,7 @@ def pipeline_of(workdir: str, *, step: int | None = None) -> Pipeline:
     """The pipeline of a run, with the averaged parameters of a step; InputError for what diffusers does not have."""
     config, data = loading.recalled(workdir)
     make = _maker(config, data.image.shape)
+    _warn_of_steps(config["sampling"])
     scheduler_of(config)
     step, experiment, params = loading.load_params(workdir, step=step)
     logger.info("the averaged parameters of step %d of %s", step, workdir)
@@ -74,6 +75,16 @@ def _maker(config: Config, shape: tuple[int, int, int]) -> Callable[..., Pipelin
     if named["model.name"] != "unet" and shape[0] != shape[1]:
         raise _unknown("images of the shape", shape)
     return make
+
+
+def _warn_of_steps(sampling: Config) -> None:
+    """A warning where diffusers' DDIM goes to other times than ours: from t to t - T // N, whatever its grid is."""
+    spacing = sampling.get("timestep_spacing")
+    if sampling.get("sampler") == "ddim" and spacing == "linspace":
+        logger.warning(
+            "diffusers' DDIM steps down by T // N, which is not the grid of timestep_spacing='linspace': its pictures "
+            "are near ours, and with 'trailing' or 'leading' the same"
+        )
 
 
 def _unknown(key: str, value: Any) -> InputError:
