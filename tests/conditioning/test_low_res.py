@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_networks
 
 from marble import builders
 from marble.conditioning import LowRes
@@ -141,4 +142,24 @@ def test_words_that_can_t_be(model, low_res, message):
         "sampling": {},
     }
     with pytest.raises(InputError, match=message):
+        builders.build(builders.complete(config), IMAGE)
+
+
+def test_latents_have_no_small_images(tmp_path):
+    """The loss hands conditioners what diffuses: small images are means of pixels."""
+    small_networks.write(tmp_path / "vae", small_networks.autoencoder())
+    sizes = {"channels": 8, "channel_mult": (1,), "num_res_blocks": 1, "num_groups": 4, "reads_low_res": True}
+    config = {
+        "seed": 0,
+        "data": {"name": "x"},
+        "codec": "autoencoder",
+        "autoencoder": {"path": str(tmp_path / "vae")},
+        "conditioner": "low_res",
+        "model": {"name": "unet", **sizes},
+        "diffusion": {"beta_schedule": "linear", "num_train_timesteps": 10},
+        "optimizer": {"name": "adam", "learning_rate": 1e-3},
+        "training": {"batch_size": 8, "num_steps": 1, "ema_decay": 0.5},
+        "sampling": {},
+    }
+    with pytest.raises(InputError, match="conditioner='low_res' is told of pixels: set codec='identity'"):
         builders.build(builders.complete(config), IMAGE)

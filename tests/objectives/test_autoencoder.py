@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from processes import metrics
+from stepping import stepped
 
 from marble import autoencoding, builders, loading, run
 from marble.convert.latents import open_autoencoder
@@ -17,7 +18,6 @@ from marble.features import FeatureNetwork
 from marble.objectives.autoencoder import StepCount
 from marble.parallel import ParallelConfig
 from marble.sampling import noise_like
-from marble.training.step import make_train_step
 from marble.typing import ImageSpec
 
 KEY = jax.random.key(3, impl="threefry2x32")
@@ -144,34 +144,16 @@ def test_a_held_out_loss_knows_no_discriminator():
     np.testing.assert_allclose(found / number, loss_fn(params, five, KEY)[0], rtol=1e-5)
 
 
-def stepped(objective, mapping, *, steps=3):
-    """The state after some steps."""
-    experiment = builders.build(config_of(), IMAGE)
-    step = make_train_step(
-        objective.loss_fn(train=True, across=mapping.across),
-        experiment.optimizer,
-        ema_decay=0.5,
-        averaged=mapping.averaged,
-        scan=mapping.scan,
-    )
-    state = mapping.init(experiment.init_state)
-    rows = {name: np.asarray(value)[None] for name, value in batch_of(16).items()}
-    batches = mapping.put_part(rows, batch_axis=1)
-    run_steps = lambda s, b, k: step(s, jax.tree.map(lambda x: x[0], b), k)  # noqa: E731
-    compiled = mapping.compile_step(run_steps, state, batches, KEY)
-    for _ in range(steps):
-        state, _ = compiled(state, batches, KEY)
-    return jax.tree.map(np.asarray, state)
-
-
 @pytest.mark.slow
 def test_the_discriminator_is_weighed_over_the_whole_batch():
     """One device, eight, and eight by pmap make the same steps, though the weight is no mean of the images' own."""
-    objective = objective_of()
-    one = stepped(objective, ParallelConfig().open(jax.devices()[:1]))
+    experiment = builders.build(config_of(), IMAGE)
+    image = np.random.default_rng(0).integers(0, 17, (16, *IMAGE.shape)).astype(np.uint8)
+    made = dict(batch={"image": image, "index": np.arange(16, dtype=np.int32)}, key=KEY, steps=3)
+    one = stepped(experiment, ParallelConfig().open(jax.devices()[:1]), **made)
     assert one.loss_history.step == 3
     for mapping in (ParallelConfig().open(), ParallelConfig(mapping="pmap").open()):
-        other = stepped(objective, mapping)
+        other = stepped(experiment, mapping, **made)
         for ours, theirs in zip(jax.tree.leaves(one.window), jax.tree.leaves(other.window), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=2e-3)
         for ours, theirs in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from captioned import write
 from processes import metrics
+from stepping import stepped
 
 from marble import builders, loading, run
 from marble.convert.folder import open_part
@@ -15,7 +16,6 @@ from marble.errors import InputError
 from marble.features import embed_texts, open_features
 from marble.models.clip import Clip
 from marble.parallel import ParallelConfig
-from marble.training.step import make_train_step
 from marble.typing import ImageSpec
 
 IMAGE = ImageSpec((16, 16, 3), 256)
@@ -53,28 +53,18 @@ def batch_of(experiment, size=16):
     return {"image": image, "index": np.arange(size, dtype=np.int32), "tokens": tokens}
 
 
-def stepped(experiment, mapping):
-    step = make_train_step(
-        experiment.loss_fn(train=True, across=mapping.across),
-        experiment.optimizer,
-        ema_decay=0.5,
-        averaged=mapping.averaged,
-        scan=mapping.scan,
-    )
-    state = mapping.init(experiment.init_state)
-    batches = mapping.put_part({k: v[None] for k, v in batch_of(experiment).items()}, batch_axis=1)
-    run_steps = lambda s, b, k: step(s, jax.tree.map(lambda x: x[0], b), k)  # noqa: E731
-    state, _ = mapping.compile_step(run_steps, state, batches, KEY)(state, batches, KEY)
-    return jax.tree.map(np.asarray, (state.opt_state, state.window))
-
-
 @pytest.mark.parametrize("loss", ["softmax", pytest.param("sigmoid", marks=pytest.mark.slow)])
 def test_the_batch_is_one_on_any_number_of_devices(loss):
     """One device, eight, and eight by pmap have the same gradients, by the moments that Adam keeps of them."""
     experiment = built(clip={"projection": 8, "loss": loss})
-    one = stepped(experiment, ParallelConfig().open(jax.devices()[:1]))
+
+    def found(mapping):
+        state = stepped(experiment, mapping, batch_of(experiment), KEY, steps=1)
+        return jax.tree.leaves((state.opt_state, state.window))
+
+    one = found(ParallelConfig().open(jax.devices()[:1]))
     for mapping in (ParallelConfig().open(), ParallelConfig(mapping="pmap").open()):
-        for ours, theirs in zip(*map(jax.tree.leaves, (one, stepped(experiment, mapping))), strict=True):
+        for ours, theirs in zip(one, found(mapping), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=1e-7)
 
 

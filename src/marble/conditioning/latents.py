@@ -9,7 +9,7 @@ What was begun is gone on with. Several processes encode together, and the first
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,37 +99,63 @@ def _begin(path: Path, facts: Mapping[str, Any], name: str, flips: bool) -> None
 
 
 def _encode(path: Path, codec: Any, examples: Examples, origin: Origin, *, copies: int) -> None:
-    """Puts a split's latents into the folder, unless they are there."""
-    file, part = path / f"{origin.split}.npy", path / f".{origin.split}.npy"
-    if agreement.from_first(file.exists):
+    """Puts a split's latents into the folder, unless they are there; each example is read once."""
+    if agreement.from_first((path / f"{origin.split}.npy").exists):
         return
-    shape = codec.moments_shape
+    kept = _Kept(path, origin.split, (len(examples), copies, *codec.moments_shape))
+    start = agreement.from_first(kept.open)
     size = -(-BATCH // len(origin.mapping.devices)) * len(origin.mapping.devices)
-    count_file = path / f".{origin.split}.count"
-    start = agreement.from_first(lambda: int(count_file.read_text()) if part.exists() and count_file.exists() else 0)
-    is_first = agreement.is_first()
-    if is_first:
-        whole = (len(examples), copies, *shape)
-        made = open_memmap(part, "r+") if start else open_memmap(part, "w+", np.float32, whole)
     program = _program(codec, origin.mapping, copies)
     starts = range(start, len(examples), size)
-    bar = tqdm(starts, f"encoding {origin.split}", unit="batch", disable=None if is_first else True)
-    for i, (first, images) in enumerate(zip(bar, _batches(examples, starts, size), strict=True)):
-        found = program(images)
-        if is_first:
-            made[first : first + size] = found[: len(examples) - first]
-            if (i + 1) % KEPT_EVERY == 0:
-                made.flush()
-                count_file.write_text(str(first + size))
-    if is_first:
-        made.flush()
-        labels = [_number(examples[i].get("label")) for i in range(len(examples))]
-        texts = [examples[i].get("text") for i in range(len(examples))]
+    for first in tqdm(starts, f"encoding {origin.split}", disable=None if agreement.is_first() else True):
+        rows = [examples[i] for i in range(first, min(first + size, len(examples)))]
+        images = np.stack([row["image"] for row in rows])
+        filled = np.concatenate([images, np.repeat(images[:1], size - len(images), axis=0)])
+        found = program(filled)[: len(rows)]
+        if agreement.is_first():
+            kept.add(first, found, rows)
+    agreement.from_first(kept.close)
+
+
+class _Kept:
+    """The files of a split that is being encoded, of the process that writes."""
+
+    def __init__(self, path: Path, split: str, shape: tuple[int, ...]) -> None:
+        self._path, self._split, self._shape = path, split, shape
+        self._count, self._latents, self._beside = (path / f".{split}.{end}" for end in ("count", "npy", "jsonl"))
+        self._batches = 0
+
+    def open(self) -> int:
+        """Goes on with what is there; how many examples that is."""
+        files = (self._count, self._latents, self._beside)
+        start = int(self._count.read_text()) if all(file.exists() for file in files) else 0
+        self._made = open_memmap(self._latents, "r+" if start else "w+", np.float32, self._shape)
+        told = self._beside.read_text(encoding="utf-8").splitlines()[:start] if start else []
+        self._lines = self._beside.open("w", encoding="utf-8")
+        self._lines.writelines(f"{line}\n" for line in told)
+        return start
+
+    def add(self, first: int, latents: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The latents of these examples, the first of which has that number, with their labels and texts."""
+        self._made[first : first + len(rows)] = latents
+        told = ([None if row.get("label") is None else int(row["label"]), row.get("text")] for row in rows)
+        self._lines.writelines(f"{json.dumps(one)}\n" for one in told)
+        self._batches += 1
+        if self._batches % KEPT_EVERY == 0:
+            self._made.flush()
+            self._lines.flush()
+            self._count.write_text(str(first + len(rows)))
+
+    def close(self) -> None:
+        """Gives the whole its name."""
+        self._made.flush()
+        self._lines.close()
+        labels, texts = zip(*map(json.loads, self._beside.read_text(encoding="utf-8").splitlines()), strict=True)
         beside = {"label": None if None in labels else labels, "text": None if None in texts else texts}
-        (path / f"{origin.split}.json").write_text(json.dumps(beside) + "\n", encoding="utf-8")
-        part.rename(file)
-        count_file.unlink(missing_ok=True)
-    agreement.from_first(lambda: None)
+        (self._path / f"{self._split}.json").write_text(json.dumps(beside) + "\n", encoding="utf-8")
+        self._latents.rename(self._path / f"{self._split}.npy")
+        for file in (self._count, self._beside):
+            file.unlink(missing_ok=True)
 
 
 def _program(codec: Any, mapping: DeviceMapping, copies: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -142,14 +168,3 @@ def _program(codec: Any, mapping: DeviceMapping, copies: int) -> Callable[[np.nd
 
     compiled, placed = mapping.compile_rows(moments), mapping.place(codec)
     return lambda images: compiled(placed, mapping.put({"image": images}))
-
-
-def _batches(examples: Examples, starts: range, size: int) -> Iterator[np.ndarray]:
-    """The images of each batch, the last one filled up with its first."""
-    for first in starts:
-        images = np.stack([examples[i]["image"] for i in range(first, min(first + size, len(examples)))])
-        yield np.concatenate([images, np.repeat(images[:1], size - len(images), axis=0)])
-
-
-def _number(label: Any) -> int | None:
-    return None if label is None else int(label)

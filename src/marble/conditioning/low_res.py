@@ -39,8 +39,6 @@ class LowResWords:
     """To which it is noised where nothing else is asked for."""
 
     def __post_init__(self) -> None:
-        if self.factor < 2:
-            raise InputError(f"low_res.factor={self.factor} must be at least 2")
         if not 0 <= self.max_aug_level <= 1:
             raise InputError(f"low_res.max_aug_level={self.max_aug_level} must be between 0 and 1")
         check_level(self.aug_level, self.max_aug_level, "low_res.aug_level")
@@ -68,8 +66,8 @@ class LowRes:
         words = reading.make("low_res", LowResWords)
         if not getattr(model, "reads_low_res", False):
             raise InputError("conditioner='low_res' is for models that read it: set model.reads_low_res=True")
-        check_factor(image, words.factor)
-        if words.max_aug_level and not hasattr(model, "reads_x_0"):
+        check_factor("low_res.factor", words.factor, image)
+        if words.max_aug_level and not getattr(model, "reads_aug_level", False):
             raise InputError(
                 f"low_res.max_aug_level={words.max_aug_level} is for models that are told the level: set "
                 "model.name='unet', or leave it 0"
@@ -98,8 +96,7 @@ class LowRes:
     @property
     def small(self) -> ImageSpec:
         """Of the small images."""
-        height, width, channels = self.image.shape
-        return self.image._replace(shape=(height // self.words.factor, width // self.words.factor, channels))
+        return self.image._replace(shape=small_shape(self.image, self.words.factor))
 
     def of_rows(self, rows: Batch) -> Context:
         """The small images that were asked for, or those of a batch of data."""
@@ -119,9 +116,7 @@ class LowRes:
         given, level = request.get("low_res"), request.get("aug_level")
         level = self.words.aug_level if level is None else level
         check_level(level, self.words.max_aug_level, "aug_level")
-        height, width, channels = image.shape
-        shape = (height // self.words.factor, width // self.words.factor, channels)
-        images = small_images(given, num, shape)
+        images = small_images(given, num, small_shape(image, self.words.factor))
         return {"low_res": images, "aug_level": np.full(num, level, np.float32)}
 
     def of_context(self, num: int, context: Context) -> Context:
@@ -177,11 +172,19 @@ def small_images(given: Any, num: int, shape: tuple[int, int, int]) -> np.ndarra
     return np.broadcast_to(images.astype(np.float32), (num, *shape)).copy()
 
 
-def check_factor(image: ImageSpec, factor: int) -> None:
-    """InputError unless the sides of images can be divided."""
+def small_shape(image: ImageSpec, factor: int) -> tuple[int, int, int]:
+    """That of the small images of large ones."""
+    height, width, channels = image.shape
+    return height // factor, width // factor, channels
+
+
+def check_factor(name: str, factor: int, image: ImageSpec) -> None:
+    """InputError, which begins with the key's name, unless the factor is one and divides the sides of images."""
     height, width, _ = image.shape
+    if factor < 2:
+        raise InputError(f"{name}={factor} must be at least 2")
     if height % factor or width % factor:
-        raise InputError(f"low_res.factor={factor} does not divide the images' sides, {height} x {width}")
+        raise InputError(f"{name}={factor} does not divide the images' sides, {height} x {width}")
 
 
 def check_level(level: float, most: float, name: str) -> None:

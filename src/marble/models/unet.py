@@ -11,7 +11,7 @@ The CIFAR-10 network of the paper (the defaults) has 35,746,307 parameters; the 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -63,6 +63,8 @@ class UNet(nn.Module):
     pads_both_sides: bool = False
     dtype: Any = jnp.float32
     remat: bool = False
+
+    reads_aug_level: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, x_t: Array, t: Array, context: Context | None = None, *, train: bool = False) -> Array:

@@ -180,6 +180,9 @@ class Diffusion(Plain):
             logger.warning(
                 "sampling.variance_type=%r leaves the variance that is learned unused", sampler.variance_type
             )
+        if isinstance(built.conditioner, LowRes) and not isinstance(codec, Identity):
+            # The loss hands conditioners x_0, and of latents there are no means of pixels.
+            raise InputError("conditioner='low_res' is told of pixels: set codec='identity'")
         built.sampling.guidance().check(built.conditioner)
         check_words(
             words,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marble import autoencoding
-from marble.conditioning.low_res import area
+from marble.conditioning.low_res import area, check_factor
 from marble.data.examples import Examples, evenly
 from marble.data.preprocess import to_float, to_uint8
 from marble.errors import InputError
@@ -41,10 +41,6 @@ class UpsamplerWords:
     factor: int = 4
     """How much smaller the sides of the small image are."""
 
-    def __post_init__(self) -> None:
-        if self.factor < 2:
-            raise InputError(f"upsampler.factor={self.factor} must be at least 2")
-
 
 @dataclasses.dataclass(frozen=True)
 class Upsampler(Plain):
@@ -67,10 +63,10 @@ class Upsampler(Plain):
     @classmethod
     def build(cls, reading: Reading, given: Given) -> "Upsampler":
         """The objective of a config."""
-        words, (height, width, channels) = reading.make("upsampler", UpsamplerWords), given.image.shape
-        if height % words.factor or width % words.factor:
-            raise InputError(f"upsampler.factor={words.factor} does not divide the images' sides, {height} x {width}")
-        model = reading.make("model", "name", dtype=reading.named("model", "dtype"), out_channels=channels)
+        words = reading.make("upsampler", UpsamplerWords)
+        check_factor("upsampler.factor", words.factor, given.image)
+        sizes = dict(dtype=reading.named("model", "dtype"), out_channels=given.image.shape[-1])
+        model = reading.make("model", "name", **sizes)
         for name in ("num_classes", "reads_low_res"):
             if getattr(model, name):
                 raise InputError(f"model.{name}={getattr(model, name)}: a plain upsampler is told nothing; drop it")

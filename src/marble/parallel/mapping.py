@@ -40,8 +40,6 @@ class Across(NamedTuple):
     """What is a mean over the part's images, as one over all."""
     gathered: Callable[[Array], Array] = lambda x: x
     """The rows [b ...] of all parts, in the order of the batch."""
-    part: Callable[[], Any] = lambda: 0
-    """Which part this is: its rows begin at so many times their number."""
 
 
 def _gathered(x: Array) -> Array:
@@ -213,11 +211,7 @@ class MeshMapping:
 class PmapMapping:
     """jax.pmap, with a named axis; each device has all parameters."""
 
-    across = Across(
-        lambda x: jax.lax.pmean(x, AXIS),
-        _gathered,
-        lambda: jax.lax.axis_index(AXIS),
-    )
+    across = Across(lambda x: jax.lax.pmean(x, AXIS), _gathered)
     devices: tuple[jax.Device, ...]
 
     @property

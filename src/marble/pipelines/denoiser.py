@@ -16,7 +16,14 @@ from marble.parallel import DeviceMapping, ParallelConfig, in_32_bits
 from marble.pipelines.classifier import Classifier
 from marble.pipelines.copies import Copyable
 from marble.pipelines.guidance import Guidance, check_guide
-from marble.pipelines.rows import batches, check_spelling, checked_times, fitting_batch_size, image_indices, whole
+from marble.pipelines.rows import (
+    check_spelling,
+    checked_times,
+    fitting_batch_size,
+    image_indices,
+    over_batches,
+    whole,
+)
 from marble.pipelines.settings import SamplingConfig
 from marble.sampling import Sampler, guidance
 from marble.typing import Array, Batch, Context, DenoiseFn, ImageSpec, Level, Prediction
@@ -151,8 +158,7 @@ class TrainedDenoiser(Copyable):
             return rows
         size = self.config.batch_size if batch_size is None else batch_size
         size = fitting_batch_size(size, self.mapping, num=len(rows))
-        found = [program(self._placed[0], self.mapping.put(batch)) for batch in batches({"rows": rows}, size)]
-        return np.concatenate(found)[: len(rows)]
+        return over_batches(program, self._placed[0], {"rows": rows}, batch_size=size, mapping=self.mapping)
 
     def clipped_denoise_fn(self, params: Any) -> DenoiseFn:
         """``denoise_fn`` within the range of images, as the config says."""

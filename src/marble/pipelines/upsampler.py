@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marble.conditioning.low_res import small_images
+from marble.conditioning.low_res import small_images, small_shape
 from marble.data.preprocess import to_uint8
 from marble.errors import InputError
 from marble.parallel import DeviceMapping, ParallelConfig
@@ -61,8 +61,8 @@ class UpsamplerPipeline(Copyable):
         for name, value in request.items():
             if value is not None and value is not False:
                 raise InputError(f"{name}={value} given, but a plain upsampler answers in one step: leave it out")
-        num, (height, width, channels) = whole("num", num), self.image.shape
-        small = small_images(low_res, num, (height // self.factor, width // self.factor, channels))
+        num = whole("num", num)
+        small = small_images(low_res, num, small_shape(self.image, self.factor))
         options = dict(batch_size=self.batch_size, mapping=self.mapping, progress=progress)
         params = self.params if params is None else params
         images = over_batches(self._batch, params, {"low_res": small}, **options)
