@@ -18,7 +18,6 @@ import numpy as np
 import marble
 from marble.builders import data_config
 from marble.conditioning.low_res import area
-from marble.configs.emoji import PROMPTS
 from marble.data.examples import evenly
 from marble.data.preprocess import to_float, to_uint8
 from marble.features import Featurizer, open_features
@@ -61,10 +60,11 @@ def last_held_out(workdir: Path) -> Mapping[str, float]:
 def print_guided(workdir: Path, num: int) -> None:
     """A row for each guidance scale."""
     pipe, judge = (marble.load(str(workdir / part)) for part in ("latent", "clip"))
-    texts = [prompt for prompt in PROMPTS for _ in range(num)]
-    right = np.repeat(np.arange(len(PROMPTS)), num)
-    of_texts = judge.encode_text(list(PROMPTS))
-    print(f"\n| guidance | right prompt of {len(PROMPTS)} | CLIP score |\n| --- | --- | --- |")
+    prompts = list(recalled(str(workdir / "latent"))[0].text.prompts)
+    texts = [prompt for prompt in prompts for _ in range(num)]
+    right = np.repeat(np.arange(len(prompts)), num)
+    of_texts = judge.encode_text(prompts)
+    print(f"\n| guidance | right prompt of {len(prompts)} | CLIP score |\n| --- | --- | --- |")
     for scale in GUIDANCE:
         images = pipe.sample(len(texts), seed=0, text=texts, guidance_scale=scale)
         of_images = judge.encode_image(images)

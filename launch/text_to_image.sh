@@ -3,10 +3,13 @@
 # Usage: bash launch/text_to_image.sh [WORKDIR [DATA]]        (default: runs/emoji)
 # DATA is a folder of captioned images in the Hugging Face layout; without one the pictures of an installed colour-emoji
 # font are taken (Debian's fonts-noto-color-emoji), by the names that Unicode has for them.
-# On a CPU it is the small form (64x64); VARIANT= or VARIANT=:tiny says which. Stopped, the same command goes on.
+# FAMILY=cifar10_text is the other family of configs: CIFAR-10 by the names of its classes, which is downloaded, or made
+# of the originals in DATA (default: runs/cifar10_text).
+# On a CPU it is the small form; VARIANT= or VARIANT=:tiny says which. Stopped, the same command goes on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-workdir=${1:-runs/emoji} given=${2:-}
+family=${FAMILY:-emoji}
+workdir=${1:-runs/$family} given=${2:-}
 source launch/environment.sh ""  # or it would take WORKDIR for extras
 variant=${VARIANT-$(python -c "import jax; print(':tiny' if jax.default_backend() == 'cpu' else '')")}
 mkdir -p "$workdir"
@@ -20,15 +23,21 @@ part() {
 train() {
   local name=$1 config=$2
   shift 2
-  marble train --config "configs/emoji/$config.py" --workdir "$workdir/$name" \
-    --config.data.source="$data" --config.data.data_dir="$workdir/prepared" "$@"
+  marble train --config "configs/$family/$config.py" --workdir "$workdir/$name" \
+    --config.data.data_dir="$workdir/prepared" "${of_data[@]}" "$@"
 }
 
-part 1 "the captioned images"
-data=${given:-$workdir/data}
-if [ -z "$given" ] && [ ! -e "$data/metadata.jsonl" ]; then
-  rm -rf "$data"
-  marble data emoji --out "$data"
+part 1 "the images and their texts"
+of_data=()
+if [ "$family" = cifar10_text ]; then
+  marble data prepare cifar10 --data_dir "$workdir/prepared" ${given:+--source "$given"}
+else
+  data=${given:-$workdir/data}
+  if [ -z "$given" ] && [ ! -e "$data/metadata.jsonl" ]; then
+    rm -rf "$data"
+    marble data emoji --out "$data"
+  fi
+  of_data=(--config.data.source="$data")
 fi
 
 part 2 "autoencoder: images to latents and back"
@@ -46,10 +55,9 @@ part 5 "upsampler: the other decoder"
 train upsampler "upsampler$variant"
 
 part 6 "pictures"
-python - > "$workdir/prompts.txt" <<'PROMPTS'
-from marble.configs.emoji import PROMPTS
-print("\n".join(PROMPTS))
-PROMPTS
+python -c "
+from marble.configs.$family import PROMPTS
+print(*PROMPTS, sep='\n')" > "$workdir/prompts.txt"
 marble sample --workdir "$workdir/latent" --text "@$workdir/prompts.txt" --num 40 --seed 0 --out "$workdir/out" --gif
 seconds=$((SECONDS - started))
 echo

@@ -27,7 +27,11 @@ SIZES = {
 }
 
 
-OF_PARTS = ("emoji/autoencoder", "emoji/clip", "emoji/latent", "emoji/upsampler")
+OF_PARTS = tuple(
+    f"{family}/{part}"
+    for family in ("emoji", "cifar10_text")
+    for part in ("autoencoder", "clip", "latent", "upsampler")
+)
 """The parts of text to image, of which one reads the others: tests/test_text_to_image_parts.py trains them."""
 OF_CHECKPOINTS = ("finetune", "lora")
 """Configs that take most of what they say from a checkpoint: tests/test_fine_tuning.py trains with them."""

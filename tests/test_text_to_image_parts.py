@@ -2,14 +2,18 @@
 
 import jax
 import numpy as np
+import originals
 import pytest
 from PIL import Image
-from trained_parts import SIDES, train
+from trained_parts import SIDES, train, train_on_classes
 
 from marble import builders, loading
 from marble.cli import sample
+from marble.configs import cifar10_text
 from marble.configs.emoji import PROMPTS
 from marble.conversion import convert
+from marble.data.prepare import prepare
+from marble.data.sources import open_source
 from marble.errors import InputError
 
 pytestmark = pytest.mark.slow  # minutes, nearly all of them XLA's: each part has tests of its own
@@ -85,3 +89,20 @@ def test_parts_are_no_pipelines_of_diffusers(parts, tmp_path):
     for name, folder in {"autoencoder": "vae", "clip": "clip"}.items():
         with pytest.raises(InputError, match=f"its network is in the workdir's folder {folder}, as that and"):
             convert(str(parts / name), str(tmp_path / name), to="diffusers")
+
+
+def test_the_names_of_classes_are_texts_too(tmp_path):
+    """The family of CIFAR-10: its parts are trained, and one draws what it is told."""
+    rng = np.random.default_rng(0)
+    splits = {
+        split: (rng.integers(0, 256, (num, 32, 32, 3), np.uint8), np.arange(num) % 10)
+        for split, num in (("train", 50), ("test", 10))
+    }
+    originals.write_cifar10(splits, tmp_path / "originals")
+    prepare("cifar10", source=str(tmp_path / "originals"), data_dir=str(tmp_path / "data"))
+    parts = train_on_classes(tmp_path, "autoencoder", "clip", "latent", "upsampler", data_dir=tmp_path / "data")
+    pipe = loading.load(str(parts / "latent"))
+    images = pipe.sample(2, steps=2, text=["a photo of a cat", "a photo of a ship"], guidance_scale=2.0)
+    assert images.shape == (2, 32, 32, 3)
+    source = open_source("cifar10", data_dir=str(tmp_path / "data"))
+    assert tuple(source.class_names) == cifar10_text.CLASSES

@@ -9,6 +9,15 @@ SIDES = {"autoencoder": 16, "clip": 16, "latent": 16, "upsampler": 16, "regressi
 """Of what a part reads; upsamplers make it four times as large."""
 
 
+def train_on_classes(folder, *names, data_dir):
+    """The same of the family cifar10_text, on what is prepared in data_dir."""
+    for name in names:
+        config = _reading_parts(load_config(f"cifar10_text/{name}:smoke"), name, folder)
+        config.data.data_dir = str(data_dir)
+        run.run(builders.complete(config), str(folder / name))
+    return folder
+
+
 def train(folder, *names):
     """A workdir in the folder for each of the parts."""
     if not (folder / "data").exists():
@@ -28,7 +37,10 @@ def _config(folder, name):
         for section in ("conditioner", "low_res", "diffusion", "sampling"):
             del config[section]
         return config
-    config = load_config(f"emoji/{name}:smoke")
+    return _reading_parts(load_config(f"emoji/{name}:smoke"), name, folder)
+
+
+def _reading_parts(config, name, folder):
     if name == "latent":
         clip = (str(folder / "clip" / "clip"),)
         config.autoencoder.update({"path": str(folder / "autoencoder" / "vae"), "cache": str(folder / "latents")})

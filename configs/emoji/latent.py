@@ -49,12 +49,12 @@ def get_config(variant: str | None = None) -> ConfigDict:
         config.model.update(
             {
                 **{"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "num_groups": 8, "text_channels": 96},
-                **{"transformer_depth": (1, 1), "num_heads": (2, 4)},
+                **{"transformer_depth": (0, 1), "num_heads": (2, 4)},
             }
         )
     if variant == "tiny":
-        config.optimizer.update({"learning_rate": 2e-3, "warmup_steps": 100, "decay_steps": 3000})
-        config.training = training(variant, batch_size=64, num_steps=3000, ema_decay=0.99, every=1000)
+        config.optimizer.update({"learning_rate": 1.5e-3, "warmup_steps": 100, "decay_steps": 2400})
+        config.training = training(variant, batch_size=32, num_steps=2400, ema_decay=0.99, every=800)
         config.sampling.num_steps = 25
     if variant == "smoke":
         config.sampling.update({"num_steps": 2, "batch_size": 8})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from marble.errors import InputError
-from marble.models.dit import DiT, from_patches, into_patches, positions
+from marble.models.dit import DiT, DiTBlock, from_patches, into_patches, positions
 
 SMALL = DiT(out_channels=3, width=16, num_layers=2, num_heads=2, num_classes=3)
 X_T, T = jax.random.normal(jax.random.key(0), (3, 6, 4, 2)), jnp.array([0, 20, 999])
@@ -78,6 +78,65 @@ def test_unlabelled_networks_have_no_rows_and_read_none():
     assert set(shapes["conditioning"]) == {"time_0", "time_1"}
 
 
+TOLD = SMALL.clone(num_classes=None, text_channels=5)
+TEXT = {
+    "text": jax.random.normal(jax.random.key(1), (3, 4, 5)),
+    "text_mask": jnp.arange(4)[None] < jnp.array([[2], [4], [1]]),
+}
+
+
+@pytest.fixture(scope="module")
+def told():
+    """The parameters of one that reads texts."""
+    shapes = jax.eval_shape(TOLD.init, jax.random.key(0), X_T, T, TEXT)["params"]
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda p: jnp.asarray(0.2 * rng.standard_normal(p.shape), jnp.float32), shapes)
+
+
+def test_a_text_is_attended_to_in_each_block_as_a_set_and_by_its_mask(told):
+    answer = jax.jit(lambda text: TOLD.apply({"params": told}, X_T, T, text))
+    out = answer(TEXT)
+    assert jnp.abs(answer({**TEXT, "text": TEXT["text"] + 1}) - out).max(axis=(1, 2, 3)).min() > 1e-3
+    hidden = jnp.where(TEXT["text_mask"][..., None], TEXT["text"], 7.0)  # what the mask hides may be anything
+    np.testing.assert_allclose(answer({**TEXT, "text": hidden}), out, atol=1e-6)
+    turned = {name: value[:, ::-1] for name, value in TEXT.items()}
+    np.testing.assert_allclose(answer(turned), out, atol=1e-5)
+    for name in ("block_0", "block_1"):
+        without = {
+            **told,
+            name: {**told[name], "text_attention": jax.tree.map(jnp.zeros_like, told[name]["text_attention"])},
+        }
+        assert jnp.abs(TOLD.apply({"params": without}, X_T, T, TEXT) - out).max() > 1e-3
+
+
+def test_of_one_token_the_text_adds_that_token_s_value(told):
+    # One key has all of the attention, whatever the query: what is added is proj(value(text)), in every patch.
+    x, emb, text = (
+        jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(3, 6, 16), (3, 16), (3, 1, 5)])
+    )
+    params, block = told["block_0"], DiTBlock(2, 64)
+    layers = params["text_attention"]
+    value = text @ layers["value"]["kernel"] + layers["value"]["bias"][None, None]
+    added = value @ layers["proj"]["kernel"] + layers["proj"]["bias"][None, None]
+    bare = {name: layer for name, layer in params.items() if name != "text_attention"}
+    still = {**params, "modulation": jax.tree.map(jnp.zeros_like, params["modulation"])}  # the gates shut
+    bare_still = {**bare, "modulation": still["modulation"]}
+    np.testing.assert_allclose(block.apply({"params": bare_still}, x, emb), x)
+    np.testing.assert_allclose(block.apply({"params": still}, x, emb, text), x + added, atol=1e-5)
+
+
+def test_a_fresh_network_that_reads_texts_answers_zero():
+    variables = jax.jit(TOLD.init)(jax.random.key(0), X_T, T, TEXT)
+    assert not jnp.any(variables["params"]["block_0"]["text_attention"]["proj"]["kernel"])
+    np.testing.assert_array_equal(jax.jit(TOLD.apply)(variables, X_T, T, TEXT), jnp.zeros((3, 6, 4, 3)))
+
+
+@pytest.mark.parametrize("changes", [{"remat": True}, {"scan_blocks": True}])
+def test_how_blocks_are_computed_changes_nothing_of_a_text(told, changes):
+    answers = [jax.jit(m.apply)({"params": told}, X_T, T, TEXT) for m in (TOLD.clone(**changes), TOLD)]
+    np.testing.assert_allclose(*answers, rtol=1e-5, atol=1e-5)
+
+
 def gradient(model, params):
     return jax.jit(jax.grad(lambda p: jnp.square(model.apply({"params": p}, X_T, T, LABEL)).mean()))(params)
 
@@ -138,6 +197,13 @@ def test_positions_of_a_grid_size_are_stretched_to_it():
         ({}, (4, 4, 2), None, r"\[4, 4, 2\]: patches of 2 take \[b h w c\]"),
         ({}, (1, 4, 4, 2), {"text": T[:1]}, r"\['text'\]: it reads \['label'\]"),
         ({"num_classes": None}, (1, 4, 4, 2), {"label": T[:1]}, r"num_classes None .* \['label'\]: it reads none"),
+        (
+            {"text_channels": 5},
+            (1, 4, 4, 2),
+            {"label": T[:1]},
+            r"text_channels 5 .* \['label'\]: it reads \['label', 'te",
+        ),
+        ({"text_channels": 0}, (1, 4, 4, 2), None, "model.text_channels=0 must be at least 1"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_computed(changes, shape, context, message):

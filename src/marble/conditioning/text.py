@@ -89,8 +89,11 @@ class Text:
     def build(cls, reading: Reading, model: nn.Module, class_names: Sequence[str] | None, image: ImageSpec) -> "Text":
         """The conditioner of a config; it reads the encoders' weights."""
         words = reading.make("text", TextWords)
-        if not hasattr(model, "text_channels"):
-            raise InputError("conditioner='text' is for models that read it: set model.name='conditional_unet'")
+        if getattr(model, "text_channels", None) is None:
+            raise InputError(
+                "conditioner='text' is for models that read it: set model.name='conditional_unet', or model.name='dit' "
+                "and model.text_channels"
+            )
         dtype = reading.named("text", "dtype")
         models, params = zip(*(open_text_encoder(path, dtype=dtype) for path in words.encoders), strict=True)
         length = common_length(words.max_length, [encoder.max_length for encoder in models])

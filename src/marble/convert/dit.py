@@ -77,6 +77,8 @@ def config_of(model: DiT, *, in_channels: int, sample_size: int) -> dict[str, An
     """What diffusers is told of a model for images of that size. InputError where it has none like it."""
     if model.num_classes is None:
         raise InputError(f"diffusers has no {NAME} without labels, as num_classes=None is")
+    if model.text_channels is not None:
+        raise InputError(f"diffusers has no {NAME} told of texts, as text_channels={model.text_channels} is")
     _check_computed(model, "diffusers' DiT", time_convention="mixed", mlp_ratio=4.0)
     _grid(model, sample_size)
     return {

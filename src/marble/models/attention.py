@@ -46,13 +46,15 @@ class MultiHeadAttention(nn.Module):
 
     x [b n c], context [b l d] -> [b n c]; q is a dense layer of x, k and v of the context, or of x where there is none.
     Heads have ``head_channels`` channels, by default c / num_heads (an InputError if that isn't whole). ``use_bias`` is
-    of q, k and v. mask [b l] is True for what may be attended to; ``is_causal`` hides what comes after a place.
+    of q, k and v. mask [b l] is True for what may be attended to; ``is_causal`` hides what comes after a place. With
+    ``zero`` proj starts at 0.
     """
 
     num_heads: int
     head_channels: int | None = None
     use_bias: bool = True
     is_causal: bool = False
+    zero: bool = False
     dtype: Any = jnp.float32
     implementation: Implementation | None = None
 
@@ -71,7 +73,7 @@ class MultiHeadAttention(nn.Module):
         attended = attend(
             query, key, value, mask=mask, is_causal=self.is_causal, implementation=self.implementation
         ).reshape(*x.shape[:2], width)
-        return dense(x.shape[-1], dtype=self.dtype, name="proj")(attended)
+        return dense(x.shape[-1], zero=self.zero, dtype=self.dtype, name="proj")(attended)
 
 
 def attend(

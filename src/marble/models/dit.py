@@ -2,6 +2,7 @@
 
 Time and label become one vector. In each block a dense layer of it shifts and scales what the two branches read, and
 gates what they add (adaLN-zero): the layer starts at 0, so that a fresh network is the identity between its ends.
+Told of a text, patches attend to it in each block, between the two branches (PixArt-alpha, Chen et al. 2023).
 
 With 4 latent channels in, 8 out and 1000 classes, S/2 (width 384, 12 layers, 6 heads) has 32,865,056 parameters,
 B/2 (768, 12, 12) 130,315,808, L/2 (1024, 24, 16) 457,840,672 and XL/2 (the defaults) 674,834,720.
@@ -23,20 +24,22 @@ from marble.typing import Array, Context
 
 TIME_CHANNELS = 256
 """Of the sinusoids, whatever the width."""
+TEXT = "text", "text_mask"
 
 
 class DiT(nn.Module):
     """x_t [b h w c], t [b] (steps, integers or floats), context -> [b h w out_channels] float32.
 
     With ``num_classes`` the context may hold ``label`` [b] in 0..num_classes, where ``num_classes`` is the null class;
-    no label means the null class. Positions are of the image at hand, 0 to h / patch_size - 1 and 0 to
-    w / patch_size - 1; with ``grid_size`` they are stretched to 0..grid_size, as diffusers does with an image that has
-    another size than those trained on. ``time_convention`` is how sinusoids of t stand: "adm" in the paper's own
-    weights, "mixed" in diffusers'; and ``perceptron_epsilon``, of the LayerNorm before each perceptron, is 1e-6 in the
-    paper's and 1e-5 in diffusers'. ``dtype`` is what is computed in (parameters stay float32), and ``remat`` computes
-    the blocks a second time in the gradient instead of keeping their insides. ``scan_blocks`` compiles one block for
-    all of them, whose parameters are stacked in the program and stay one block's each outside of it: a gradient then
-    compiles in a tenth of the time. ``train`` changes nothing: DiT has no dropout.
+    no label means the null class. With ``text_channels`` it holds ``text`` [b l text_channels], and it may hold
+    ``text_mask`` [b l], True for the tokens that are to be attended to. Positions are of the image at hand, 0 to h /
+    patch_size - 1 and 0 to w / patch_size - 1; with ``grid_size`` they are stretched to 0..grid_size, as diffusers does
+    with an image that has another size than those trained on. ``time_convention`` is how sinusoids of t stand: "adm" in
+    the paper's own weights, "mixed" in diffusers'; and ``perceptron_epsilon``, of the LayerNorm before each perceptron,
+    is 1e-6 in the paper's and 1e-5 in diffusers'. ``dtype`` is what is computed in (parameters stay float32), and
+    ``remat`` computes the blocks a second time in the gradient instead of keeping their insides. ``scan_blocks``
+    compiles one block for all of them, whose parameters are stacked in the program and stay one block's each outside of
+    it: a gradient then compiles in a tenth of the time. ``train`` changes nothing: DiT has no dropout.
 
     An InputError, at trace time, for: a width that num_heads or 4 don't divide; h or w that patch_size doesn't divide;
     a context that the network doesn't read.
@@ -49,6 +52,7 @@ class DiT(nn.Module):
     num_heads: int = 16
     mlp_ratio: float = 4.0
     num_classes: int | None = 1000
+    text_channels: int | None = None
     grid_size: int | None = None
     time_convention: Convention = "adm"
     perceptron_epsilon: float = 1e-6
@@ -66,27 +70,27 @@ class DiT(nn.Module):
         emb = Conditioning(*given, name="conditioning")(t, label)
         x = dense(self.width, dtype=self.dtype, name="patches")(into_patches(x_t, self.patch_size))
         x = (x + positions(rows, columns, self.width, self.grid_size)[None]).astype(self.dtype)
-        x = self._blocks(x, emb)
+        x = self._blocks(x, emb, *((context or {}).get(name) for name in TEXT))
         shift, scale = modulation(emb, 2, self.width, self.dtype, "modulation_out")
         x = layer_norm(1e-6, is_affine=False, dtype=self.dtype, name="norm_out")(x) * (1 + scale) + shift
         x = dense(self.patch_size**2 * self.out_channels, zero=True, dtype=self.dtype, name="dense_out")(x)
         return from_patches(x, rows, columns, self.patch_size).astype(wide(self.dtype))
 
-    def _blocks(self, x: Array, emb: Array) -> Array:
+    def _blocks(self, x: Array, emb: Array, *told: Array | None) -> Array:
         kind = nn.remat(DiTBlock) if self.remat else DiTBlock
         features = int(self.width * self.mlp_ratio)
         given = (self.num_heads, features, self.perceptron_epsilon, self.dtype, self.attention_implementation)
         names = [f"block_{i}" for i in range(self.num_layers)]
         if not self.scan_blocks or self.is_initializing():
             for name in names:
-                x = kind(*given, name=name)(x, emb)
+                x = kind(*given, name=name)(x, emb, *told)
             return x
         stacked = jax.tree.map(lambda *of_blocks: jnp.stack(of_blocks), *map(self.variables["params"].get, names))
         block = kind(*given, parent=None)
-        return jax.lax.scan(lambda x, params: (block.apply({"params": params}, x, emb), None), x, stacked)[0]
+        return jax.lax.scan(lambda x, params: (block.apply({"params": params}, x, emb, *told), None), x, stacked)[0]
 
     def _check(self, x_t: Array, context: Context) -> None:
-        for name in ("patch_size", "width", "num_layers", "num_heads", "grid_size"):
+        for name in ("patch_size", "width", "num_layers", "num_heads", "grid_size", "text_channels"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"model.{name}={getattr(self, name)} must be at least 1")
         if self.width * self.mlp_ratio < 1:
@@ -97,11 +101,11 @@ class DiT(nn.Module):
                 f"x_t of shape {list(x_t.shape)}: patches of {self.patch_size} take [b h w c] "
                 f"with h and w multiples of {self.patch_size}"
             )
-        read = [] if self.num_classes is None else ["label"]
-        if set(context) - set(read):
+        read = [*([] if self.num_classes is None else ["label"]), *([] if self.text_channels is None else TEXT)]
+        if set(context) - set(read) or ("text" in read and "text" not in context):
             raise InputError(
-                f"a model of num_classes {self.num_classes} was given the context {sorted(context)}: "
-                f"it reads {read or 'none'}"
+                f"a model of num_classes {self.num_classes} and text_channels {self.text_channels} was given the "
+                f"context {sorted(context)}: it reads {read or 'none'}"
             )
 
 
@@ -132,7 +136,8 @@ class DiTBlock(nn.Module):
     """x + gate attention(norm(x) (1 + scale) + shift), then the same with a perceptron of ``features``.
 
     x [b n c], emb [b c] -> [b n c]; the six of shift, scale and gate [b 1 c] are a dense layer of swish(emb) that
-    starts at 0. ``epsilon`` is the second norm's; the first one's is 1e-6.
+    starts at 0. ``epsilon`` is the second norm's; the first one's is 1e-6. Between them x attends to
+    the text [b l d], where there is one, as it is; what that adds starts at 0 too.
     """
 
     num_heads: int
@@ -142,7 +147,7 @@ class DiTBlock(nn.Module):
     implementation: Implementation | None = None
 
     @nn.compact
-    def __call__(self, x: Array, emb: Array) -> Array:
+    def __call__(self, x: Array, emb: Array, text: Array | None = None, text_mask: Array | None = None) -> Array:
         norm_0, norm_1 = (
             layer_norm(epsilon, is_affine=False, dtype=self.dtype, name=f"norm_{i}")
             for i, epsilon in enumerate((1e-6, self.epsilon))
@@ -153,6 +158,9 @@ class DiTBlock(nn.Module):
         perceptron = Perceptron(self.features, "gelu_new", self.dtype, name="perceptron")
         shift_0, scale_0, gate_0, shift_1, scale_1, gate_1 = modulation(emb, 6, x.shape[-1], self.dtype, "modulation")
         x = x + gate_0 * attention(norm_0(x) * (1 + scale_0) + shift_0)
+        if text is not None:
+            options = dict(zero=True, dtype=self.dtype, implementation=self.implementation)
+            x = x + MultiHeadAttention(self.num_heads, **options, name="text_attention")(x, text, text_mask)
         return x + gate_1 * perceptron(norm_1(x) * (1 + scale_1) + shift_1)
 
 
