@@ -1,32 +1,42 @@
 """What the parts of text to image can do, by the workdirs that launch/text_to_image.sh leaves.
 
     python benchmarks/text_to_image.py --workdir runs/emoji [--features effnet]
+    python benchmarks/text_to_image.py --workdir W --train IMAGES [--variant quick]    # minutes on a GPU
 
-Prints what the logs say of held-out images; how often CLIP picks the right one of ten prompts for a picture (0.1 by
-chance), and the CLIP score, over guidance scales; and how near upsampled held-out images are to their originals, beside
-bicubic interpolation, by PSNR and by the distance of features. Intervals are of 95 %.
+With --train the autoencoder, CLIP and the latent model are trained first, on a folder of captioned images, by a variant
+of configs/emoji. Writes W/prompts.png, pictures of each of ten prompts, a row each. Prints what the logs say of held-
+out images; how often CLIP picks the right one of ten prompts for a picture (0.1 by chance), and the CLIP score, over
+guidance scales; and how near upsampled held-out images are to their originals, beside bicubic interpolation, by PSNR
+and by the distance of features. Intervals are of 95 %.
 """
 
 import argparse
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 import marble
+from marble import builders, run
 from marble.builders import data_config
 from marble.conditioning.low_res import area
+from marble.config import load_config
 from marble.data.examples import evenly
 from marble.data.preprocess import to_float, to_uint8
 from marble.features import Featurizer, open_features
 from marble.loading import recalled
 from marble.metrics import clip_score, frechet_distance_of_features, psnr
 from marble.metrics.intervals import mean_estimate, share_interval
+from marble.pipelines.pictures import save_png
 from marble.pipelines.upsampler import bicubic
 
 GUIDANCE = (1.0, 2.0, 4.0, 8.0)
+A_PROMPT = 8
+"""Pictures in a row."""
 UPSAMPLED = 512
 """Held-out images at most."""
 
@@ -37,7 +47,11 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--features", default="effnet")
     parser.add_argument("--num", type=int, default=20, help="pictures of a prompt")
+    parser.add_argument("--train", metavar="IMAGES", help="a folder of captioned images")
+    parser.add_argument("--variant", default="quick", help="of the configs that are trained")
     values = parser.parse_args()
+    if values.train is not None:
+        train(values.workdir.absolute(), values.train, values.variant)
     for part, names in {
         "autoencoder": ("psnr", "ssim"),
         "clip": ("image_to_text", "text_to_image", "retrieval_by_chance"),
@@ -45,9 +59,41 @@ def main() -> None:
         found = last_held_out(values.workdir / part)
         print(f"{part}, held-out images: " + ", ".join(f"{name} {found[name]:.3f}" for name in names))
     print_guided(values.workdir, values.num)
+    draw(values.workdir)
     for part in ("upsampler", "regression"):
         if (values.workdir / part).is_dir():
             print_upsampled(values.workdir / part, values.features)
+
+
+def train(workdir: Path, images: str, variant: str) -> None:
+    """The parts, one after the other, and how long each took."""
+    device = jax.devices()[0].device_kind
+    print(f"{len(jax.devices())} x {device}, jax {jax.__version__}, configs/emoji/*.py:{variant}")
+    clip = (str(workdir / "clip" / "clip"),)
+    read = {
+        "latent": {
+            "autoencoder": {"path": str(workdir / "autoencoder" / "vae"), "cache": str(workdir / "latents")},
+            "text": {"encoders": clip, "tokenizers": clip},
+        }
+    }
+    for part in ("autoencoder", "clip", "latent"):
+        began = time.perf_counter()
+        config = load_config(f"emoji/{part}:{variant}")
+        config.data.update({"source": images, "data_dir": str(workdir / "prepared")})
+        for section, words in read.get(part, {}).items():
+            config[section].update(words)
+        run.run(builders.complete(config), str(workdir / part))
+        steps = config.training.num_steps
+        print(f"{part}: {steps} steps in {time.perf_counter() - began:.0f} s, compiling included", flush=True)
+
+
+def draw(workdir: Path) -> None:
+    """Pictures of the prompts that the latent model was shown by while it trained."""
+    pipe = marble.load(str(workdir / "latent"))
+    prompts = list(recalled(str(workdir / "latent"))[0]["text"]["prompts"])
+    images = pipe.sample(A_PROMPT * len(prompts), seed=0, text=[text for text in prompts for _ in range(A_PROMPT)])
+    save_png(workdir / "prompts.png", images, columns=A_PROMPT)
+    print(f"\n{workdir / 'prompts.png'}, a row each: {', '.join(prompts)}")
 
 
 def last_held_out(workdir: Path) -> Mapping[str, float]:
@@ -60,7 +106,7 @@ def last_held_out(workdir: Path) -> Mapping[str, float]:
 def print_guided(workdir: Path, num: int) -> None:
     """A row for each guidance scale."""
     pipe, judge = (marble.load(str(workdir / part)) for part in ("latent", "clip"))
-    prompts = list(recalled(str(workdir / "latent"))[0].text.prompts)
+    prompts = list(recalled(str(workdir / "latent"))[0]["text"]["prompts"])
     texts = [prompt for prompt in prompts for _ in range(num)]
     right = np.repeat(np.arange(len(prompts)), num)
     of_texts = judge.encode_text(prompts)

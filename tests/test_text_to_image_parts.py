@@ -1,5 +1,7 @@
 """The parts of text to image, trained one after the other by their configs, and used together."""
 
+import os
+
 import jax
 import numpy as np
 import originals
@@ -7,14 +9,16 @@ import pytest
 from PIL import Image
 from trained_parts import SIDES, train, train_on_classes
 
-from marble import builders, loading
+from marble import builders, loading, run
 from marble.cli import sample
+from marble.config import load_config
 from marble.configs import cifar10_text
 from marble.configs.emoji import PROMPTS
 from marble.conversion import convert
 from marble.data.prepare import prepare
 from marble.data.sources import open_source
 from marble.errors import InputError
+from marble.models import Bert, TinyAutoencoder
 
 pytestmark = pytest.mark.slow  # minutes, nearly all of them XLA's: each part has tests of its own
 
@@ -89,6 +93,31 @@ def test_parts_are_no_pipelines_of_diffusers(parts, tmp_path):
     for name, folder in {"autoencoder": "vae", "clip": "clip"}.items():
         with pytest.raises(InputError, match=f"its network is in the workdir's folder {folder}, as that and"):
             convert(str(parts / name), str(tmp_path / name), to="diffusers")
+
+
+@pytest.mark.skipif(
+    not {"MARBLE_TAESD", "MARBLE_MINILM"} <= {*os.environ}, reason="MARBLE_TAESD and MARBLE_MINILM name no folders"
+)
+def test_between_pretrained_ends_the_middle_part_alone_is_trained(parts, tmp_path):
+    """TAESD and MiniLM stay as they were published, and stand in no checkpoint."""
+    minilm, taesd = os.environ["MARBLE_MINILM"], tmp_path / "taesd"
+    convert(os.environ["MARBLE_TAESD"], str(taesd))
+    config = load_config("emoji/latent:smoke")
+    config.data.update({"source": str(parts / "data"), "data_dir": str(parts / "prepared"), "image_size": 32})
+    config.autoencoder.update({"path": str(taesd), "cache": str(tmp_path / "latents")})
+    config.text.update({"encoders": (minilm,), "tokenizers": (minilm,)})
+    config.model.text_channels = 384
+    complete = builders.complete(config)
+    state = run.run(complete, str(tmp_path / "run"))
+    pipe = loading.load(str(tmp_path / "run"))
+    assert {type(pipe.codec.model), type(pipe.conditioner.encoders[0].model)} == {TinyAutoencoder, Bert}
+    images = pipe.sample(2, steps=2, text=["a red square", "ein rotes Quadrat"], guidance_scale=2.0)
+    assert images.shape == (2, 32, 32, 3) and images.std() > 5
+    held = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    of_ends = sum(leaf.size for leaf in jax.tree.leaves(state.frozen))
+    assert of_ends > 24_000_000 > held  # 22.7 million of MiniLM, 2.4 of TAESD
+    kept = sum(path.stat().st_size for path in (tmp_path / "run" / "checkpoints").rglob("*") if path.is_file())
+    assert kept < 4 * 5 * held  # the means, Adam's two and the parameters, with their names
 
 
 def test_the_names_of_classes_are_texts_too(tmp_path):

@@ -1,4 +1,4 @@
-"""CIFAR-10 told of texts, part 1 of 4: the autoencoder, by which images become latents of half their sides, and back.
+"""CIFAR-10 told of texts, part 1 of 4: the autoencoder, to latents of a quarter of the images' sides, and back.
 
 Paper      Rombach et al. 2022, High-Resolution Image Synthesis with Latent Diffusion Models, arXiv:2112.10752
 Data       marble data prepare cifar10
@@ -17,5 +17,5 @@ from marble.configs.emoji import autoencoder
 def get_config(variant: str | None = None) -> ConfigDict:
     """The config, or a variant of it."""
     config = on_cifar10(autoencoder.get_config(variant))
-    config.model.channel_mult = (1, 2)  # a quarter of 32 pixels would leave 8
+    config.model.channel_mult = (1, 2, 4)  # an eighth of 32 pixels would leave 4
     return config

@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-SIZE = {None: 128, "tiny": 64, "smoke": 16}
+SIZE = {None: 128, "quick": 64, "tiny": 64, "smoke": 16}
 """Pixels a side, by the variant."""
 HELD_OUT = 128
 PROMPTS = (

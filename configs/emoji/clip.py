@@ -5,7 +5,7 @@ Command    marble train --config configs/emoji/clip.py --workdir runs/emoji/clip
 Hardware   one GPU; :tiny 2 CPU cores
 Expected   WORKDIR/clip, which configs/emoji/latent.py reads; :tiny finds the text of held-out images more than 10 times
            as often as by chance (docs/text_to_image.md)
-Variants   :tiny is 64x64; :smoke is two steps of a tiny model
+Variants   :quick, minutes on a GPU, and :tiny are 64x64; :smoke is two steps of a tiny model
 """
 
 from ml_collections import ConfigDict
@@ -16,8 +16,8 @@ from marble.configs.emoji import data, training
 
 def get_config(variant: str | None = None) -> ConfigDict:
     """The config, or a variant of it."""
-    if variant not in (None, "tiny", "smoke"):
-        raise unknown_variant(variant, "tiny", "smoke")
+    if variant not in (None, "quick", "tiny", "smoke"):
+        raise unknown_variant(variant, "quick", "tiny", "smoke")
     config = ConfigDict({"seed": 0, "data": data(variant), "model": {"name": "clip"}})
     config.clip = ConfigDict({"projection": 256, "loss": "softmax"})
     config.text_model = ConfigDict({"width": 256, "num_layers": 6, "num_heads": 4})
@@ -31,6 +31,9 @@ def get_config(variant: str | None = None) -> ConfigDict:
         config.clip.projection = 64
         config.text_model = ConfigDict({"width": 96, "num_layers": 2, "num_heads": 4})
         config.image_model = ConfigDict({"width": 96, "num_layers": 2, "num_heads": 4, "patch_size": 8})
+    if variant == "quick":
+        config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 50, "decay_steps": 400})
+        config.training = training(variant, batch_size=256, num_steps=400, ema_decay=0.99, every=200)
     if variant == "tiny":
         config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 50, "decay_steps": 400})
         config.training = training(variant, batch_size=128, num_steps=400, ema_decay=0.99, every=200)

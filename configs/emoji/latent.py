@@ -6,7 +6,8 @@ Command    marble train --config configs/emoji/latent.py --workdir runs/emoji/la
            --config.text.encoders and --config.text.tokenizers name others, such as TAESD and MiniLM
 Hardware   one GPU; :tiny 2 CPU cores
 Expected   pictures of the prompts in WORKDIR/samples (docs/text_to_image.md)
-Variants   :tiny is 64x64; :smoke is two steps of a tiny model, and needs parts of its size
+Variants   :quick, minutes on a GPU, and :tiny are 64x64; :smoke is two steps of a tiny model. Each needs parts of its
+           own variant
 """
 
 from ml_collections import ConfigDict
@@ -17,8 +18,8 @@ from marble.configs.emoji import PROMPTS, data, training
 
 def get_config(variant: str | None = None) -> ConfigDict:
     """The config, or a variant of it."""
-    if variant not in (None, "tiny", "smoke"):
-        raise unknown_variant(variant, "tiny", "smoke")
+    if variant not in (None, "quick", "tiny", "smoke"):
+        raise unknown_variant(variant, "quick", "tiny", "smoke")
     config = ConfigDict({"seed": 0, "data": data(variant), "codec": "autoencoder", "conditioner": "text"})
     config.autoencoder = ConfigDict({"path": "runs/emoji/autoencoder/vae", "cache": "runs/emoji/latents"})
     folder = ("runs/emoji/clip/clip",)
@@ -45,15 +46,20 @@ def get_config(variant: str | None = None) -> ConfigDict:
     # Trailing, by which diffusers' DDIM makes the same steps: it goes down by T // N whatever its grid is.
     config.sampling = ConfigDict({"sampler": "ddim", "timestep_spacing": "trailing", "num_steps": 50})
     config.sampling.update({"guidance_scale": 3.0, "batch_size": 64})
-    if variant is not None:
+    if variant == "quick":
+        config.model.update({"text_channels": 96, "channel_mult": (1, 2), "transformer_depth": (1, 1)})
+        config.model.num_heads = (4, 8)
+        config.optimizer.update({"learning_rate": 5e-4, "warmup_steps": 200, "decay_steps": 8000})
+        config.training = training(variant, batch_size=128, num_steps=8000, ema_decay=0.999, every=4000)
+    if variant in ("tiny", "smoke"):
         config.model.update(
             {
-                **{"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "num_groups": 8, "text_channels": 96},
-                **{"transformer_depth": (0, 1), "num_heads": (2, 4)},
+                **{"channels": 64, "channel_mult": (1, 2), "num_res_blocks": 1, "num_groups": 16, "text_channels": 96},
+                **{"transformer_depth": (1, 1), "num_heads": (2, 4)},
             }
         )
     if variant == "tiny":
-        config.optimizer.update({"learning_rate": 1.5e-3, "warmup_steps": 100, "decay_steps": 2400})
+        config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay_steps": 2400})
         config.training = training(variant, batch_size=32, num_steps=2400, ema_decay=0.99, every=800)
         config.sampling.num_steps = 25
     if variant == "smoke":

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from launching import ROOT, SCRIPTS, command
 
+from marble.cli.train import configured
+
 
 @pytest.fixture
 def fakes(tmp_path):
@@ -42,6 +44,31 @@ def test_a_failed_training_is_not_sampled(fakes):
     command(fakes, "marble", f'echo "marble $*" >> "{fakes}/log"; exit 3')
     done, calls = run(fakes, "quickstart.sh")
     assert done.returncode == 3 and sum(call.startswith("marble") for call in calls) == 1
+
+
+@pytest.mark.parametrize("family", ["emoji", "cifar10_text"])
+@pytest.mark.parametrize("variant", [":tiny", ""])
+def test_the_parts_of_text_to_image_are_trained_in_order_by_configs_that_there_are(fakes, tmp_path, family, variant):
+    workdir, data = tmp_path / "my runs", tmp_path / "my data"
+    done, calls = run(fakes, "text_to_image.sh", workdir, data, FAMILY=family, VARIANT=variant)
+    assert done.returncode == 0, done.stderr
+    trained = [call.removeprefix("marble train --config ") for call in calls if call.startswith("marble train")]
+    parts = ["autoencoder", "clip", "latent", "upsampler"]
+    for part, call in zip(parts, trained, strict=True):
+        config, given = call.split(f" --workdir {workdir / part} ")
+        words = [word for word in re.split(" (?=--config)", given) if word.startswith("--config.")]
+        complete = configured(str(ROOT / config), words)
+        assert complete.data.data_dir == f"{workdir}/prepared"
+        assert complete.data.source == (str(data) if family == "emoji" else None)
+    (latent,) = [call for call in trained if "latent.py" in call]
+    assert f"--config.autoencoder.path={workdir}/autoencoder/vae" in latent
+    assert f"--config.text.encoders=('{workdir}/clip/clip',)" in latent
+    order = [calls.index(next(call for call in calls if part in call)) for part in (*parts, "marble sample")]
+    assert order == sorted(order) and re.findall(r"part (\d) of 6", done.stdout) == list("123456")
+    prepared = [call for call in calls if call.startswith("marble data")]
+    assert prepared == (
+        [] if family == "emoji" else [f"marble data prepare cifar10 --data_dir {workdir}/prepared --source {data}"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,12 @@ REFUSALS = [
     ("device_check.sh", ["--minutes", "some"], "--minutes 'some' is not a whole number"),
     ("device_check.sh", ["--python", "three"], "--python 'three' is not a version such as 3.12"),
     ("device_check.sh", ["--quality", "nowhere"], "--quality nowhere has no cifar10: marble data prepare cifar10"),
+    (
+        "device_check.sh",
+        ["--captions", "nowhere"],
+        "--captions nowhere has no metadata.jsonl: give a folder of captioned",
+    ),
+    ("device_check.sh", ["--captions", "x", "--quality", "x"], "--quality and --captions are two programs: give one"),
     ("device_check.sh", TRAIN, "takes no command"),
 ]
 

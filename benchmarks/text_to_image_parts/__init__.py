@@ -1,0 +1,1 @@
+"""What text_to_image.py needs on a machine without data."""
