@@ -23,6 +23,7 @@ _PARTS = (
     "conversion",
     "convert",
     "data",
+    "demo",
     "diffusion",
     "errors",
     "evaluation",

@@ -113,8 +113,10 @@ def test_resizing_is_the_shorter_side_then_the_centred_square():
     wide = np.random.default_rng(5).integers(0, 256, (8, 20, 3), dtype=np.uint8)
     whole = np.asarray(Image.fromarray(wide).resize((10, 4), Image.Resampling.LANCZOS))
     np.testing.assert_array_equal(images.resize(wide, 4), whole[:, 3:7])
+    # Not the same turned: before 13 Pillow rounds to 8 bits between its two passes, of which that along rows is first.
     tall = np.ascontiguousarray(wide.swapaxes(0, 1))
-    np.testing.assert_array_equal(images.resize(tall, 4), whole.swapaxes(0, 1)[3:7])
+    whole = np.asarray(Image.fromarray(tall).resize((4, 10), Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(images.resize(tall, 4), whole[3:7])
     np.testing.assert_array_equal(decoded(encoded(Image.fromarray(wide)), image_size=8), wide[:, 6:14])
 
 

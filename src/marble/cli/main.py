@@ -17,6 +17,7 @@ from marble.errors import EXIT_RESTART, InputError, RestartError, RunError
 COMMANDS = {
     "train": ("marble.cli.train", "train a model from a config file"),
     "sample": ("marble.cli.sample", "draw images from a trained model"),
+    "demo": ("marble.cli.demo", "a page where anybody with a browser draws from a trained model"),
     "evaluate": ("marble.cli.evaluate", "measure a trained model: bits a dimension"),
     "compress": ("marble.cli.compress", "images to one file, without a loss"),
     "decompress": ("marble.cli.decompress", "the images of a compressed file, or of a part of it"),

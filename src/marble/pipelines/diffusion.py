@@ -25,7 +25,7 @@ from marble.pipelines.evaluate import measured_bound, options_unread
 from marble.pipelines.inversion import inverted
 from marble.pipelines.measured import Measured, MeasureOptions
 from marble.pipelines.programs import Programs, no_names
-from marble.pipelines.progress import Ticking
+from marble.pipelines.progress import OnStep, Ticking, Watcher
 from marble.pipelines.rows import batches, checked_noise, fitting_batch_size, whole
 from marble.pipelines.settings import SamplingConfig, traced_settings
 from marble.sampling import Frames, Sampler, image_keys, sample
@@ -79,6 +79,7 @@ class DiffusionPipeline(TrainedDenoiser):
         )
         self.sampler, self.variance_type, self.self_conditioning = sampler, variance_type, self_conditioning
         self._bar: tqdm | None = None
+        self.watcher = Watcher()
         self._programs = Programs(self._compiled, sampler, named_sampler)
 
     def sample(
@@ -102,6 +103,7 @@ class DiffusionPipeline(TrainedDenoiser):
         params: Any = None,
         as_float: bool = False,
         progress: bool = False,
+        on_step: OnStep | None = None,
         **request: Any,
     ) -> np.ndarray | tuple[np.ndarray, Frames]:
         """num images [num h w c]: uint8 0..255, or float32 in [-1, 1] with as_float.
@@ -114,8 +116,9 @@ class DiffusionPipeline(TrainedDenoiser):
         ``SamplingConfig``), and classifier_scale, 1 where there is a classifier, is how far to go along its gradient;
         sampler, a name or a sampler, replaces the pipeline's, and eta its share of new noise. noise [num h w c], of the
         size of N(0, I), takes the place of what is drawn for x_T. With num_frames returns (images, Frames
-        [num_frames num h w c]), the way from noise. A number of images per call (batch_size) or of frames, a size or a
-        sampler that was not used before is compiled first. InputError for values out of range.
+        [num_frames num h w c]), the way from noise. on_step is called at each step, and shown images as they come to
+        be; with it another program runs, of the same images. A number of images per call (batch_size) or of frames, a
+        size or a sampler that was not used before is compiled first. InputError for values out of range.
         """
         num, num_frames = whole("num", num), whole("num_frames", num_frames)
         if num_frames < 0:
@@ -131,14 +134,18 @@ class DiffusionPipeline(TrainedDenoiser):
         params = self.all_params(params, image=codec.image)
         grid = self.grid(num_steps, params.model, sampler)
         arguments = np.uint32(seed), grid, np.int32(num_steps), guided, settings
+        if on_step is not None:
+            arguments += (on_step.asked(self.mapping),)
         options = dict(num_frames=min(num_frames, num_steps), ticking=progress)
 
         size = fitting_batch_size(self.config.batch_size if batch_size is None else batch_size, self.mapping)
         results, calls = [], -(-num // size)
-        with tqdm(total=calls * num_steps, unit="step", disable=None if progress else True) as self._bar:
+        bar = tqdm(total=calls * num_steps, unit="step", disable=None if progress else True)
+        with bar as self._bar, self.watcher.open(on_step, num=num, batch_size=size, num_steps=num_steps) as check:
             for host_batch in batches(rows, size):
                 images, frames = self._programs.of(sampler)(params, self.mapping.put(host_batch), *arguments, **options)
                 results.append((self._finish(images, as_float), jax.tree.map(self._finish, frames)))
+                check()
         images = np.concatenate([images for images, _ in results])[:num]
         frames = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :num], *[f for _, f in results])
         return (images, frames) if num_frames else images
@@ -151,9 +158,12 @@ class DiffusionPipeline(TrainedDenoiser):
         program = functools.partial(self._sample_batch, sampler)
         return self.mapping.compile_rows(program, out_axes=(0, 1), static=STATIC)
 
-    def _sample_batch(self, sampler, params, batch, seed, grid, num_steps, guided, settings, *, num_frames, ticking):
-        """The compiled part: from rows [b] to images [b h w c] in [-1, 1]."""
+    def _sample_batch(
+        self, sampler, params, batch, seed, grid, num_steps, guided, settings, every=None, *, num_frames, ticking
+    ):
+        """The compiled part: from rows [b] to images [b h w c] in [-1, 1]. every is that of an OnStep."""
         sampler = sampler._replace(**settings) if settings else sampler
+        sampler = self.watcher.watched(sampler, every, params.codec)
         result = sample(
             self.guided_fn(params, guided, batch),
             Ticking(sampler, lambda: self._bar.update()) if ticking else sampler,

@@ -4,7 +4,7 @@ Images go in as uint8 0..255 or float32 in [-1, 1], [n h w c], and come out as `
 of the size of those that go in: where the network takes any, that need not be the one it was trained on.
 Where latents diffuse, images are encoded first, to the mean, and what is made is decoded. Image i depends on its
 input and (seed, i) alone. Strength, steps, seed and resamples are arrays to the compiled
-programs, one for each function below and pipeline. guidance_scale is as in ``DiffusionPipeline.sample``.
+programs, one for each function below and pipeline. guidance_scale and on_step are as in ``DiffusionPipeline.sample``.
 """
 
 import functools
@@ -21,6 +21,7 @@ from marble.errors import InputError
 from marble.pipelines.denoiser import AllParams
 from marble.pipelines.diffusion import DiffusionPipeline
 from marble.pipelines.guidance import Guidance
+from marble.pipelines.progress import OnStep
 from marble.pipelines.rows import batches, checked_images, fitting_batch_size, whole
 from marble.sampling import image_keys, sample
 from marble.sampling.editing import FromImage, Inpainting
@@ -41,6 +42,7 @@ def edit(
     guidance_scale: float | None = None,
     as_float: bool = False,
     progress: bool = False,
+    on_step: OnStep | None = None,
     **request: Any,
 ) -> np.ndarray:
     """The images noised, and denoised again (Meng et al. 2022, SDEdit): [n h w c].
@@ -55,7 +57,7 @@ def edit(
     if strength == 0:
         return _as_given(_finished(pipe, checked, as_float), images, np.array(True))
     rows = {"x_0": pipe.encode(checked), **request_rows}
-    made = _from_images(pipe, image, rows, grid, seed, guided, progress)
+    made = _from_images(pipe, image, rows, grid, seed, guided, progress, on_step)
     return _finished(pipe, pipe.decode(made), as_float)
 
 
@@ -108,6 +110,7 @@ def inpaint(
     guidance_scale: float | None = None,
     as_float: bool = False,
     progress: bool = False,
+    on_step: OnStep | None = None,
     **request: Any,
 ) -> np.ndarray:
     """The images [n h w c] with the pixels that mask names drawn anew, to fit the others, which stay as they are.
@@ -126,7 +129,7 @@ def inpaint(
     x_0 = pipe.encode(checked)
     rows |= {"x_0": x_0, "is_known": _of_latents(is_known, x_0.shape[1:])}
     arguments = (np.uint32(seed), grid, count, guided, np.int32(resamples))
-    drawn = pipe.decode(_over_batches(pipe, image, _inpainted, rows, progress, *arguments))
+    drawn = pipe.decode(_over_batches(pipe, image, _inpainted, rows, progress, on_step, *arguments))
     filled = _finished(pipe, np.where(is_known, checked, drawn), as_float)
     return _as_given(filled, images, is_known)
 
@@ -139,11 +142,12 @@ def _from_images(
     seed: int,
     guided: Guidance,
     progress: bool,
+    on_step: OnStep | None = None,
 ) -> np.ndarray:
     grid, count, start = steps
     if count == 0:
         return rows["x_0"]
-    return _over_batches(pipe, image, _edited, rows, progress, np.uint32(seed), grid, count, guided, start)
+    return _over_batches(pipe, image, _edited, rows, progress, on_step, np.uint32(seed), grid, count, guided, start)
 
 
 def _grid(pipe: DiffusionPipeline, strength: float, steps: int | None) -> tuple[Level, np.int32, Level]:
@@ -175,11 +179,18 @@ def _program(pipe: DiffusionPipeline, sampler_of: Callable[..., Any]) -> Callabl
     """The compiled program of one kind of editing."""
 
     def run(
-        params: AllParams, batch: Any, seed: Array, grid: Level, num_steps: Array, guided: Guidance, argument: Any
+        params: AllParams,
+        batch: Any,
+        seed: Array,
+        grid: Level,
+        num_steps: Array,
+        guided: Guidance,
+        argument: Any,
+        every: Array | None = None,
     ) -> Array:
         return sample(
             pipe.guided_fn(params, guided, batch),
-            sampler_of(pipe, batch, argument),
+            pipe.watcher.watched(sampler_of(pipe, batch, argument), every, params.codec),
             grid,
             image_keys(seed, batch["index"]),
             params.codec.spec.shape,
@@ -197,15 +208,20 @@ def _over_batches(
     sampler_of: Callable[..., Any],
     rows: dict[str, np.ndarray],
     progress: bool,
+    on_step: OnStep | None,
     *arguments: Any,
 ) -> np.ndarray:
     """The program over all rows, in batches of the pipeline's size."""
-    count = len(rows["x_0"])
+    count, num_steps = len(rows["x_0"]), int(arguments[2])
     program, params = _program(pipe, sampler_of), pipe.all_params(image=image)
     size = fitting_batch_size(pipe.config.batch_size, pipe.mapping)
-    results = []
-    for batch in tqdm(batches(rows, size), total=-(-count // size), unit="batch", disable=None if progress else True):
-        results.append(program(params, pipe.mapping.put(batch), *arguments))
+    if on_step is not None:
+        arguments += (on_step.asked(pipe.mapping),)
+    results, bar = [], dict(total=-(-count // size), unit="batch", disable=None if progress else True)
+    with pipe.watcher.open(on_step, num=count, batch_size=size, num_steps=num_steps) as check:
+        for batch in tqdm(batches(rows, size), **bar):
+            results.append(program(params, pipe.mapping.put(batch), *arguments))
+            check()
     return np.concatenate(results)[:count]
 
 
