@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from PIL import Image
 
 import marble
 from marble.builders import data_config
@@ -52,8 +53,11 @@ def panel(axis: Axes, image: np.ndarray, title: str) -> None:
 
 
 def box(axis: Axes, text: str) -> None:
-    """Something that computes."""
+    """Something that computes, with an arrow into it and one out of it."""
     axis.axis("off")
+    for start, end in ((0.0, 0.14), (0.86, 1.0)):
+        how = dict(arrowstyle="->", color="#35507a", shrinkA=0, shrinkB=0)
+        axis.annotate("", (end, 0.5), (start, 0.5), "axes fraction", "axes fraction", arrowprops=how)
     style = dict(boxstyle="round,pad=0.6", facecolor="#e8eef7", edgecolor="#35507a")
     axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=9, bbox=style, transform=axis.transAxes)
 
@@ -153,6 +157,13 @@ def latent_diffusion(pipe: DiffusionPipeline, text: str) -> plt.Figure:
     return figure
 
 
+def lighten(path: Path) -> None:
+    """The picture in 128 colours, which no eye misses and a repository does not have to carry."""
+    with Image.open(path) as image:
+        few = image.convert("RGB").quantize(128)
+    few.save(path, optimize=True)
+
+
 def main() -> None:
     """Makes them all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -167,7 +178,7 @@ def main() -> None:
     prompts = list(config["text"]["prompts"])
     examples = source.read("train")
     texts = examples.texts(len(examples))
-    at = [texts.index(text) for text in (arguments.text, *prompts) if text in texts][:3]
+    at = [texts.index(text) for text in dict.fromkeys([arguments.text, *prompts]) if text in texts][:3]
     images = np.asarray(to_float(np.stack([examples[i]["image"] for i in at]), source.levels))
     figures = {
         "forward": forward_process(pipe, images),
@@ -176,9 +187,11 @@ def main() -> None:
         "latent_diffusion": latent_diffusion(pipe, arguments.text),
     }
     for name, figure in figures.items():
-        figure.savefig(arguments.out / f"text_{name}.png", dpi=90)
+        figure.savefig(arguments.out / f"text_{name}.png", dpi=75, bbox_inches="tight")
+        lighten(arguments.out / f"text_{name}.png")
     drawn = pipe.sample(A_PROMPT * len(prompts), seed=0, text=[prompt for prompt in prompts for _ in range(A_PROMPT)])
     save_png(arguments.out / "text_samples.png", drawn, columns=A_PROMPT)
+    lighten(arguments.out / "text_samples.png")
 
 
 if __name__ == "__main__":
