@@ -12,10 +12,10 @@ import lzma
 import time
 
 import numpy as np
-from PIL import Image
 
 from marble.cli.compress import NUM_TRAIN, read_split
 from marble.compression import format
+from marble.data.images import as_picture
 from marble.loading import load
 from marble.pipelines.image_files import stretched
 from marble.pipelines.lossless import LosslessCompressor
@@ -94,7 +94,7 @@ def lzma_bits(pixels: np.ndarray) -> int:
 def png_bits(image: np.ndarray) -> int:
     """The size of an image [h w c] as PNG."""
     file = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, format="PNG", optimize=True)
+    as_picture(image).save(file, format="PNG", optimize=True)
     return 8 * len(file.getvalue())
 
 

@@ -31,6 +31,7 @@ from marble.features import Featurizer, open_features
 from marble.loading import recalled
 from marble.metrics import clip_score, frechet_distance_of_features, psnr
 from marble.metrics.intervals import mean_estimate, share_interval
+from marble.pipelines import ClipPipeline, DiffusionPipeline
 from marble.pipelines.pictures import save_png
 from marble.pipelines.upsampler import bicubic
 
@@ -58,8 +59,10 @@ def main() -> None:
     }.items():
         found = last_held_out(values.workdir / part)
         print(f"{part}, held-out images: " + ", ".join(f"{name} {found[name]:.3f}" for name in names))
-    print_guided(values.workdir, values.num)
-    draw(values.workdir)
+    latent = str(values.workdir / "latent")
+    pipe, prompts = marble.load(latent), list(recalled(latent)[0]["text"]["prompts"])
+    print_guided(pipe, prompts, marble.load(str(values.workdir / "clip")), values.num)
+    draw(pipe, prompts, values.workdir / "prompts.png")
     for part in ("upsampler", "regression"):
         if (values.workdir / part).is_dir():
             print_upsampled(values.workdir / part, values.features)
@@ -87,13 +90,11 @@ def train(workdir: Path, images: str, variant: str) -> None:
         print(f"{part}: {steps} steps in {time.perf_counter() - began:.0f} s, compiling included", flush=True)
 
 
-def draw(workdir: Path) -> None:
-    """Pictures of the prompts that the latent model was shown by while it trained."""
-    pipe = marble.load(str(workdir / "latent"))
-    prompts = list(recalled(str(workdir / "latent"))[0]["text"]["prompts"])
+def draw(pipe: DiffusionPipeline, prompts: Sequence[str], out: Path) -> None:
+    """Pictures of the prompts by which the latent model was shown while it trained."""
     images = pipe.sample(A_PROMPT * len(prompts), seed=0, text=[text for text in prompts for _ in range(A_PROMPT)])
-    save_png(workdir / "prompts.png", images, columns=A_PROMPT)
-    print(f"\n{workdir / 'prompts.png'}, a row each: {', '.join(prompts)}")
+    save_png(out, images, columns=A_PROMPT)
+    print(f"\n{out}, a row each: {', '.join(prompts)}")
 
 
 def last_held_out(workdir: Path) -> Mapping[str, float]:
@@ -103,13 +104,11 @@ def last_held_out(workdir: Path) -> Mapping[str, float]:
     return {name.removeprefix("heldout_"): value for name, value in last.items()}
 
 
-def print_guided(workdir: Path, num: int) -> None:
+def print_guided(pipe: DiffusionPipeline, prompts: Sequence[str], judge: ClipPipeline, num: int) -> None:
     """A row for each guidance scale."""
-    pipe, judge = (marble.load(str(workdir / part)) for part in ("latent", "clip"))
-    prompts = list(recalled(str(workdir / "latent"))[0]["text"]["prompts"])
     texts = [prompt for prompt in prompts for _ in range(num)]
     right = np.repeat(np.arange(len(prompts)), num)
-    of_texts = judge.encode_text(prompts)
+    of_texts = judge.encode_text(list(prompts))
     print(f"\n| guidance | right prompt of {len(prompts)} | CLIP score |\n| --- | --- | --- |")
     for scale in GUIDANCE:
         images = pipe.sample(len(texts), seed=0, text=texts, guidance_scale=scale)

@@ -65,4 +65,4 @@ echo "trained and sampled in $((seconds / 60)) min $((seconds % 60)) s. Look at:
 echo "  $workdir/out/samples.png       four pictures of each of ten prompts"
 echo "  $workdir/out/trajectory.gif    how they came out of noise"
 echo "  $workdir/*/samples             what each part could do while it trained"
-echo "and draw what you like: marble sample --workdir $workdir/latent --text TEXT, or on a page: marble demo"
+echo "and draw what you like: marble sample --workdir $workdir/latent --text TEXT, or on a page: marble demo --workdir $workdir/latent"

@@ -4,7 +4,7 @@ Paper      Rombach et al. 2022, High-Resolution Image Synthesis with Latent Diff
 Data       marble data prepare cifar10
 Command    marble train --config configs/cifar10_text/autoencoder.py --workdir runs/cifar10_text/autoencoder
 Hardware   one GPU; :tiny 2 CPU cores
-Expected   WORKDIR/vae, which configs/cifar10_text/latent.py reads (docs/text_to_image.md)
+Expected   WORKDIR/vae, which configs/cifar10_text/latent.py reads; not trained in full yet
 Variants   those of configs/emoji/autoencoder.py
 """
 

@@ -4,7 +4,7 @@ Paper      Radford et al. 2021, Learning Transferable Visual Models From Natural
 Data       marble data prepare cifar10
 Command    marble train --config configs/cifar10_text/clip.py --workdir runs/cifar10_text/clip
 Hardware   one GPU; :tiny 2 CPU cores
-Expected   WORKDIR/clip, which configs/cifar10_text/latent.py reads (docs/text_to_image.md)
+Expected   WORKDIR/clip, which configs/cifar10_text/latent.py reads; not trained in full yet
 Variants   those of configs/emoji/clip.py
 """
 

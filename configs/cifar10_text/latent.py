@@ -5,7 +5,7 @@ Data       marble data prepare cifar10
 Command    marble train --config configs/cifar10_text/latent.py --workdir runs/cifar10_text/latent
            It reads runs/cifar10_text/autoencoder/vae and runs/cifar10_text/clip/clip
 Hardware   one GPU; :tiny 2 CPU cores
-Expected   pictures of the ten classes in WORKDIR/samples (docs/text_to_image.md)
+Expected   pictures of the ten classes in WORKDIR/samples; not trained in full yet
 Variants   those of configs/emoji/latent.py
 """
 

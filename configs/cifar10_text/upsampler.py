@@ -4,7 +4,7 @@ Paper      Ho et al. 2022, Cascaded Diffusion Models for High Fidelity Image Gen
 Data       marble data prepare cifar10
 Command    marble train --config configs/cifar10_text/upsampler.py --workdir runs/cifar10_text/upsampler
 Hardware   one GPU; :tiny 2 CPU cores
-Expected   sharper than interpolation (docs/text_to_image.md)
+Expected   images in WORKDIR/samples; beside interpolation it has not been measured yet
 Variants   those of configs/emoji/upsampler.py
 """
 

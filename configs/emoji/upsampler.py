@@ -3,7 +3,7 @@
 Paper      Ho et al. 2022, Cascaded Diffusion Models for High Fidelity Image Generation, arXiv:2106.15282
 Command    marble train --config configs/emoji/upsampler.py --workdir runs/emoji/upsampler --config.data.source=DIR
 Hardware   one GPU; :tiny 2 CPU cores
-Expected   sharper than interpolation: the distance of features, and for :regression PSNR too (docs/text_to_image.md)
+Expected   sharper than interpolation: benchmarks/text_to_image.py prints both's PSNR and distance of features
 Variants   :tiny makes 64x64 of 16x16; :regression, and :tiny_regression, answer in one step and draw nothing; :smoke
            is two steps of a tiny model
 """

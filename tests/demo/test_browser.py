@@ -3,6 +3,8 @@
 import io
 import re
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from from_outside import PIXELS, encoded
 from playwright.sync_api import sync_playwright
 
 from marble.data.images import resize
+from marble.demo import requests
 from marble.demo.server import serving
+from marble.pipelines.progress import Progress
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.end_to_end, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")]
@@ -138,6 +142,33 @@ def test_a_refusal_is_told(tab):
     tab.open("From an image", "vary-image", b"<svg xmlns='http://www.w3.org/2000/svg'/>")
     tab.page.click("#vary")
     tab.page.wait_for_selector("text=the upload is an SVG drawing: give a PNG, JPEG or WebP image")
+
+
+@pytest.mark.parametrize("is_closed", [False, True], ids=["stop", "the tab is closed"])
+def test_a_drawing_that_nobody_waits_for_ends_at_its_next_step(tab, monkeypatch, is_closed):
+    made = []
+
+    def endless(model, asked, sampler, on_step):
+        while True:
+            time.sleep(0.02)
+            made.append(1)
+            on_step.call(Progress(len(made), 10**6))
+
+    monkeypatch.setattr(requests, "draw", endless)
+    tab.page.click("#draw")
+    tab.page.wait_for_selector("#stop")
+    if is_closed:
+        tab.page.close()
+    else:
+        tab.page.click("#stop")
+        tab.page.wait_for_function("() => document.querySelector('#marble-live').textContent.includes('stopped')")
+    began = time.monotonic()
+    while any(thread.name == "marble demo" for thread in threading.enumerate()):
+        assert time.monotonic() - began < 20
+        time.sleep(0.05)
+    steps = len(made)
+    time.sleep(0.2)
+    assert len(made) == steps
 
 
 def test_a_telephone_has_it_all_in_its_width(browser, url):

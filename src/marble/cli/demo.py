@@ -17,6 +17,7 @@ from typing import Any
 
 from absl import flags
 
+from marble.cli import drawing
 from marble.cli.flags import parse, require
 from marble.errors import InputError
 
@@ -36,11 +37,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("max_steps", 250, "Sampling steps of a request, at most.", **text)
     flags.DEFINE_integer("max_images", 4, "Images of a request, at most.", **text)
     flags.DEFINE_integer("max_queue", 16, "Requests that wait, at most; others are refused.", **text)
-    flags.DEFINE_integer("step", None, "Checkpoint to use (default: the newest whole one).", **text)
-    flags.DEFINE_bool("best", False, "Use the checkpoint that was measured to be the best while it trained.", **text)
-    flags.DEFINE_string("dtype", None, "float32 or bfloat16, what is computed in (default: the config's).", **text)
-    flags.DEFINE_string("lora", None, "File of adapters for the network (LoRA).", **text)
-    flags.DEFINE_float("lora_scale", 1.0, "How much of what --lora adds.", **text)
+    drawing.define_parameters(values)
 
 
 def main(argv: list[str]) -> int:
@@ -78,9 +75,8 @@ def opened(values: flags.FlagValues, limits: Any) -> Any:
     # On one core the CPU's only thread would run the program, and what it shows would be seen when it has ended.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     use_compilation_cache()
-    which = {name: values[name].value for name in ("step", "best", "dtype", "lora", "lora_scale")}
     name = values.workdir.rstrip("/").rpartition("/")[2] or "marble"
-    return Model.of(load(values.workdir, **which), name, SAMPLERS, limits)
+    return Model.of(load(values.workdir, **drawing.of_parameters(values)), name, SAMPLERS, limits)
 
 
 def wait_for_the_end() -> None:
@@ -90,8 +86,7 @@ def wait_for_the_end() -> None:
         signals = (signal.SIGTERM, signal.SIGINT)
         before = {number: signal.signal(number, lambda *_: ended.set()) for number in signals}
     try:
-        while not ended.wait(1.0):
-            pass
+        ended.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

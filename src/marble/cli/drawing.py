@@ -1,4 +1,4 @@
-"""The flags of which parameters of a model draw images and how, which marble sample and marble evaluate share."""
+"""The flags of which parameters of a model draw images and how, which marble sample, evaluate and demo share."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,8 +18,8 @@ SAMPLING = (
 """How they draw: arguments of ``DiffusionPipeline.sample``."""
 
 
-def define(values: flags.FlagValues) -> None:
-    """These flags."""
+def define_parameters(values: flags.FlagValues) -> None:
+    """PARAMETERS."""
     text = dict(flag_values=values)
     flags.DEFINE_integer("step", None, "Checkpoint to use (default: the newest whole one).", **text)
     flags.DEFINE_bool("best", False, "Use the checkpoint that was measured to be the best while it trained.", **text)
@@ -28,6 +28,12 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("dtype", None, "float32 or bfloat16, what is computed in (default: the config's).", **text)
     flags.DEFINE_string("lora", None, "File of adapters for the network (LoRA).", **text)
     flags.DEFINE_float("lora_scale", 1.0, "How much of what --lora adds.", **text)
+
+
+def define(values: flags.FlagValues) -> None:
+    """These flags."""
+    define_parameters(values)
+    text = dict(flag_values=values)
     flags.DEFINE_string("guide", None, "Workdir of a weaker model to go away from (autoguidance).", **text)
     flags.DEFINE_string(
         "classifier", None, "File of an ADM classifier of noisy images, which guides to --label.", **text
@@ -43,9 +49,14 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_float("guidance_rescale", None, "Share of the deviation before guidance to go back to, 0..1.", **text)
 
 
+def of_parameters(values: flags.FlagValues) -> Mapping[str, Any]:
+    """The values of PARAMETERS."""
+    return {name: values[name].value for name in PARAMETERS}
+
+
 def of_model(values: flags.FlagValues) -> Mapping[str, Any]:
     """The values of PARAMETERS and GUIDES."""
-    return {name: values[name].value for name in (*PARAMETERS, *GUIDES)}
+    return {**of_parameters(values), **{name: values[name].value for name in GUIDES}}
 
 
 def of_sampling(values: flags.FlagValues) -> Mapping[str, Any]:

@@ -68,9 +68,12 @@ def decode(content: bytes, name: str, *, channels: int, image_size: int | None) 
 
 def resize(image: np.ndarray, image_size: int | tuple[int, int]) -> np.ndarray:
     """The centred square of image [h w c] uint8 at [image_size image_size c], or of shape (h, w); c is 1 or 3."""
-    channels = image.shape[-1]
-    picture = Image.fromarray(image[..., 0] if channels == 1 else image)
-    return _pixels(_fit(picture, image_size), channels)
+    return _pixels(_fit(as_picture(image), image_size), image.shape[-1])
+
+
+def as_picture(image: np.ndarray) -> Image.Image:
+    """The PIL image of the same pixels, uint8 [h w c]; c is 1 or 3."""
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 def _fit(image: Image.Image, image_size: int | tuple[int, int] | None) -> Image.Image:

@@ -13,6 +13,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from marble.data.images import as_picture
 from marble.demo import pictures, requests, uploads
 from marble.demo.device import Device, Done, Waiting
 from marble.demo.model import OWN_SAMPLER, Model
@@ -183,7 +184,7 @@ class Page:
             if isinstance(event, Done):
                 said, noised = event.result
                 captions = ("image", "noised", "estimate")
-                shown = zip(map(pictures.pil, (image, noised.x_t[0], noised.x_0[0])), captions, strict=True)
+                shown = zip(map(as_picture, (image, noised.x_t[0], noised.x_0[0])), captions, strict=True)
                 yield pictures.live(said, 1), gr.Gallery(list(shown), visible=True, columns=3), *_no_way()
             else:
                 yield pictures.live(_waiting(event), 0), gr.skip(), *_goes_on()
@@ -231,7 +232,7 @@ class Page:
         if payload is None:
             return None
         with refusals_told():
-            picture = pictures.pil(self._image(payload)).convert("RGB")
+            picture = as_picture(self._image(payload)).convert("RGB")
         scale = -(-CANVAS // min(picture.size))
         size = (picture.width * scale, picture.height * scale)
         large = picture.resize(size, Image.Resampling.NEAREST) if scale > 1 else picture
@@ -246,7 +247,7 @@ def refusals_told() -> Iterator[None]:
             yield
     except InputError as error:
         raise gr.Error(html.escape(str(error)), title="Not drawn", print_exception=False) from None
-    except Exception as error:
+    except Exception as error:  # any at all: whoever draws is no developer, and the page goes on for the others
         logger.error("a request failed", exc_info=error)
         said = str(error) if isinstance(error, RunError) else "the program's log says why"
         raise gr.Error(html.escape(said), title="It failed", print_exception=False) from None
@@ -274,7 +275,7 @@ def _trimmed(step: Progress, num: int) -> Progress:
 def _end(images: np.ndarray, seconds: float) -> tuple[Any, ...]:
     what = "1 image" if len(images) == 1 else f"{len(images)} images"
     line = pictures.live(f"{what} in {seconds:.1f} s", 1)
-    return line, gr.Gallery([pictures.pil(image) for image in images], visible=True, columns=2)
+    return line, gr.Gallery([as_picture(image) for image in images], visible=True, columns=2)
 
 
 def _way(steps: list[Progress]) -> tuple[Any, ...]:

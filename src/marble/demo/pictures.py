@@ -5,8 +5,8 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
+from marble.data.images import as_picture
 from marble.pipelines.progress import Progress
 
 SHARP = 128
@@ -39,11 +39,6 @@ CSS = """
 #marble-way .thumb { flex: 1 1 0; min-width: 0; max-width: 64px; border-radius: 3px; }
 #marble-way .thumb.shown { outline: 2px solid var(--color-accent); }
 """
-
-
-def pil(image: np.ndarray) -> Image.Image:
-    """uint8 [h w c] as a PIL image of the same pixels."""
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 def live(said: str, share: float, images: np.ndarray | None = None) -> str:
@@ -92,7 +87,7 @@ def _sharp(image: np.ndarray) -> str:
 
 
 def _uri(image: np.ndarray) -> str:
-    picture, file = pil(image), io.BytesIO()
+    picture, file = as_picture(image), io.BytesIO()
     if max(picture.size) < SHARP:
         picture.save(file, "PNG")
         kind = "png"

@@ -1,7 +1,6 @@
 """Who may read and send what: the page's own addresses, and files of its own folder alone."""
 
 import contextlib
-import os
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from urllib.parse import unquote
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
+from marble import environment
 from marble.demo.limits import Limits
 from marble.demo.model import Model
 from marble.errors import InputError
@@ -84,7 +84,12 @@ class OnlyThePage:
 def serving(model: Model, *, host: str, port: int) -> Iterator[str]:
     """Serves the page of a model until ``with`` ends; gives its address. InputError where the port can't be had."""
     check_port(host, port)
-    with tempfile.TemporaryDirectory(prefix="marble-demo-") as name, _environment(QUIET | {"GRADIO_TEMP_DIR": name}):
+    with (
+        tempfile.TemporaryDirectory(prefix="marble-demo-") as name,
+        environment.changed(
+            QUIET | {"GRADIO_TEMP_DIR": name}  # read when Gradio's components are made
+        ),
+    ):
         from marble.demo import page, pictures
 
         folder = Path(name).resolve()
@@ -123,15 +128,3 @@ def check_port(host: str, port: int) -> None:
 
 def _size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Gradio reads these when its components are made."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
+from marble.data.images import as_picture
 from marble.evaluation.curves import Curve, drawn_curve
 from marble.evaluation.stamp import Number
 from marble.pipelines.pictures import grid
@@ -209,16 +209,12 @@ def _smaller(images: np.ndarray) -> np.ndarray:
     factor = -(-max(images.shape[1:3]) // LARGEST)
     if factor == 1:
         return images
-    return np.stack([np.atleast_3d(np.asarray(_picture(image).reduce(factor))) for image in images])
-
-
-def _picture(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return np.stack([np.atleast_3d(np.asarray(as_picture(image).reduce(factor))) for image in images])
 
 
 def _png(picture: np.ndarray) -> str:
     file = io.BytesIO()
-    _picture(picture).save(file, "PNG")
+    as_picture(picture).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 

@@ -1,14 +1,12 @@
 """TPUs by name, on a machine without one: libtpu compiles for them, and says what a program would need."""
 
-import contextlib
 import importlib.util
-import os
 import re
-from collections.abc import Iterator
 
 import jax
 from jax.experimental import topologies
 
+from marble import environment
 from marble.errors import InputError
 
 NAME = re.compile(r"(v2|v3|v4|v5e|v5p|v6e|tpu7x):(\d+(?:x\d+){1,2})")
@@ -23,6 +21,7 @@ ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # other processes may use theirs, for no device is opened
 }
+"""With which libtpu, which reads it when it is loaded, does not look for this machine's TPU."""
 
 
 def tpu_devices(name: str) -> tuple[jax.Device, ...]:
@@ -44,23 +43,8 @@ def tpu_devices(name: str) -> tuple[jax.Device, ...]:
     ]
     jax.config.update("jax_platforms", "cpu")
     try:
-        with _environment():
+        with environment.changed(ENVIRONMENT):
             return tuple(topologies.get_topology_desc(name, "tpu", **options).devices)
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(f"--topology {name}: {reason}; give a slice that there is, such as {SPELLING}") from error
-
-
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """A block in which libtpu, which reads it when it is loaded, does not look for this machine's TPU."""
-    before = {key: os.environ.get(key) for key in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from marble.data.folder import SUFFIXES, files_below, is_image
-from marble.data.images import MODES, decode, header_shape
+from marble.data.images import MODES, as_picture, decode, header_shape
 from marble.data.images import resize as resized
 from marble.errors import InputError
 from marble.pipelines.pictures import replacing, save_npz
@@ -109,7 +109,7 @@ def write_images(path: Path, images: np.ndarray) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images):
         with replacing(path / f"{number:05}.png") as file:
-            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, format="PNG")
+            as_picture(image).save(file, format="PNG")
 
 
 def _read_png(path: Path, shape: tuple[int, int, int]) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from marble.data.images import as_picture
 from marble.errors import RunError
 from marble.storage import is_remote
 
@@ -35,7 +36,7 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
 def picture(image: np.ndarray) -> Image.Image:
     """A PIL image of uint8 [h w c], c = 1 or 3, enlarged if it is small."""
     scale = max(1, math.ceil(SMALL / min(image.shape[:2])))
-    plain = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    plain = as_picture(image)
     return plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.NEAREST)
 
 
