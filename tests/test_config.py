@@ -62,6 +62,19 @@ def test_a_completed_section_can_be_overridden_with_its_types():
         section.name = 3
 
 
+def test_none_is_stated_where_a_type_has_it_and_else_left_to_the_default():
+    def made(classes: int | None = 1000, size: int = 4, width: int | None = None):
+        return classes, size, width
+
+    section = completed({"classes": None, "size": None, "width": None}, made)
+    assert section.to_dict() == {"classes": None, "size": 4, "width": None}
+    assert completed({}, made).classes == 1000
+    section.classes = 7  # and it knows its type
+    with pytest.raises(TypeError):
+        section.classes = "seven"
+    assert completed(completed({"classes": None}, made).to_dict(), made).classes is None
+
+
 def test_flat_has_dotted_keys():
     assert flat({"a": {"b": (1, 2), "c": {}}, "d": None}) == {"a.b": [1, 2], "d": None}
 

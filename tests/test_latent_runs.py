@@ -66,7 +66,7 @@ def config_of(parts, kind, *, encoder="clip", num_steps=4, **sections):
         },
         "sampling": {"sampler": "ddim", "clip_sample": False, "num_steps": 3, "batch_size": 8},
     }
-    if kind == "text":
+    if kind in ("text", "dit_text"):
         words = {"encoders": [parts[encoder]], "tokenizers": [parts[f"{encoder}_words"]]}
         config |= {"conditioner": "text", "text": {**words, "template": "a photo of the number {}"}}
     if kind == "dit":
@@ -134,7 +134,8 @@ def test_the_loss_is_the_same_however_devices_are_used(parts, kind, finished, tm
 
 def test_it_samples(kind, finished):
     pipe = load(str(finished[0]))
-    told = {"dit": {"labels": [3, 4]}, "text": {"text": ["3", "a photo of the number 4"]}}.get(kind, {})
+    of_texts = {"text": ["3", "a photo of the number 4"]}
+    told = {"dit": {"labels": [3, 4]}, "text": of_texts, "dit_text": of_texts}.get(kind, {})
     images = pipe.sample(2, seed=1, **told)
     assert images.shape == (2, 8, 8, 1) and images.std() > 5
     assert set(np.unique(images)) <= set(np.round(np.arange(17) * 255 / 16).astype(np.uint8))

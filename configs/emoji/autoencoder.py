@@ -42,6 +42,8 @@ def get_config(variant: str | None = None) -> ConfigDict:
         config.optimizer.update({"learning_rate": 1e-3, "b1": 0.9, "b2": 0.99, "warmup_steps": 50})
     if variant in ("tiny", "smoke"):
         config.model.update({"channels": 16, "num_res_blocks": 1, "num_groups": 8})
+    if variant == "smoke":
+        config.model.update({"channel_mult": (1, 2), "latent_channels": 4})
     if variant == "quick":
         config.model.update({"channels": 32, "num_res_blocks": 1})
         config.training = training(variant, batch_size=64, num_steps=2000, ema_decay=0.99, every=1000)

@@ -63,5 +63,6 @@ def get_config(variant: str | None = None) -> ConfigDict:
         config.training = training(variant, batch_size=32, num_steps=2400, ema_decay=0.99, every=800)
         config.sampling.num_steps = 25
     if variant == "smoke":
+        config.model.update({"channels": 32, "num_groups": 8})
         config.sampling.update({"num_steps": 2, "batch_size": 8})
     return config

@@ -65,12 +65,17 @@ def load_config(config: str) -> ml_collections.ConfigDict:
 
 
 def completed(section: Mapping[str, Any], *constructors: Callable[..., Any]) -> ml_collections.ConfigDict:
-    """A section with the defaults of all that it does not state, so that a command line can override each."""
+    """A section with the defaults of all that it does not state, so that a command line can override each.
+
+    None states something where a key's type has it, and its default is something else.
+    """
+    optional = {
+        name: p for constructor in constructors for name, p in schema(constructor).items() if p.default is not p.empty
+    }
+    are_none = {k for k, p in optional.items() if k in section and section[k] is None and _may_be_none(p.annotation)}
     defaults = {
-        name: _placeholder(p.annotation) if p.default is None else p.default
-        for constructor in constructors
-        for name, p in schema(constructor).items()
-        if p.default is not p.empty
+        name: _placeholder(p.annotation) if p.default is None or name in are_none else p.default
+        for name, p in optional.items()
     }
     stated = {k: v for k, v in section.items() if v is not None or k not in defaults}
     return ml_collections.ConfigDict({**defaults, **stated})
@@ -100,6 +105,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[st
         if any(Path(key).match(pattern) or key.startswith(pattern + ".") for pattern in MAY_CHANGE)
     ]
     return [line for key, line in lines.items() if key not in free], [lines[key] for key in free]
+
+
+def _may_be_none(hint: Any) -> bool:
+    return type(None) in typing.get_args(hint)
 
 
 def _placeholder(hint: Any) -> Any:

@@ -59,7 +59,7 @@ def test_diffusers_draws_the_same_pictures(parts, tmp_path):
     pipe = loading.load(str(parts / "latent"))
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(out, safety_checker=None)
     theirs.set_progress_bar_config(disable=True)
-    noise = np.random.default_rng(0).standard_normal((4, 4, 4, 4)).astype(np.float32)
+    noise = np.random.default_rng(0).standard_normal((4, *pipe.codec.spec.shape)).astype(np.float32)
     for scale in (1.0, 3.0):
         options = dict(guidance_scale=scale)
         ours = pipe.sample(4, text=TEXTS, noise=noise, steps=5, sampler="ddim", **options)
