@@ -43,6 +43,7 @@ def test_parameters_are_the_other_run_s_average(source, tmp_path, monkeypatch):
     assert not np.array_equal(*(jax.tree.leaves(state.params)[0] for state in began[-2:]))
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_reads_it_no_more(source, tmp_path):
     whole = trained(tmp_path / "whole", f"init_from={source}", "training.num_steps=4", "training.log_every=1")
     part = trained(tmp_path / "part", f"init_from={source}", "training.num_steps=2", "training.log_every=1")

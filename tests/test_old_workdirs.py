@@ -57,7 +57,7 @@ def test_an_old_run_draws_what_it_drew(name, runs):
     assert difference.max() <= 16 and (difference > 0).mean() < 0.01
 
 
-@pytest.mark.parametrize("name", rest_slow(RUNS, "labels", "vae"))
+@pytest.mark.parametrize("name", rest_slow(RUNS, "labels"))
 def test_an_old_run_goes_on(name, runs, capsys):
     before = metrics(runs / name)
     assert main(["train", *RUNS[name][1], *TINY, "--workdir", str(runs / name)]) == 0

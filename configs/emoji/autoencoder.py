@@ -49,6 +49,6 @@ def get_config(variant: str | None = None) -> ConfigDict:
         config.training = training(variant, batch_size=64, num_steps=2000, ema_decay=0.99, every=1000)
         config.optimizer.decay_steps = 2000
     if variant == "tiny":
-        config.training = training(variant, batch_size=16, num_steps=900, ema_decay=0.99, every=300)
-        config.optimizer.decay_steps = 900
+        config.training = training(variant, batch_size=16, num_steps=750, ema_decay=0.99, every=250)
+        config.optimizer.update({"warmup_steps": 50, "decay_steps": 750})
     return config

@@ -59,8 +59,8 @@ def get_config(variant: str | None = None) -> ConfigDict:
             }
         )
     if variant == "tiny":
-        config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay_steps": 2400})
-        config.training = training(variant, batch_size=32, num_steps=2400, ema_decay=0.99, every=800)
+        config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "decay_steps": 2100})
+        config.training = training(variant, batch_size=32, num_steps=2100, ema_decay=0.99, every=700)
         config.sampling.num_steps = 25
     if variant == "smoke":
         config.model.update({"channels": 32, "num_groups": 8})

@@ -36,8 +36,8 @@ def get_config(variant: str | None = None) -> ConfigDict:
     if size is not None:
         config.model.update({"channels": 16, "channel_mult": (1, 2), "num_res_blocks": 1, "num_groups": 8})
     if size == "tiny":
-        config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 50, "decay_steps": 500})
-        config.training = training(size, batch_size=8, num_steps=500, ema_decay=0.99, every=250)
+        config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 50, "decay_steps": 400})
+        config.training = training(size, batch_size=8, num_steps=400, ema_decay=0.99, every=200)
     if variant in ("regression", "tiny_regression"):
         config.objective = "upsampler"
         config.upsampler = ConfigDict({"factor": 4, "pixels": "l1"})

@@ -111,6 +111,7 @@ def test_a_prompt_is_drawn_while_one_watches_and_the_way_is_seen_again(tab):
     assert tab.page.eval_on_selector("#marble-way .frame.shown img", "(e) => e.naturalWidth") == 8
 
 
+@pytest.mark.slow  # by requests in test_requests.py and test_server.py
 def test_an_image_is_varied_noised_and_a_hole_in_it_painted_and_filled(tab):
     tab.open("From an image", "vary-image")
     tab.press("#vary")

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tables import rest_slow
 
 from marble.errors import InputError
 from marble.models.dit import DiT, DiTBlock, from_patches, into_patches, positions
@@ -11,6 +12,7 @@ from marble.models.dit import DiT, DiTBlock, from_patches, into_patches, positio
 SMALL = DiT(out_channels=3, width=16, num_layers=2, num_heads=2, num_classes=3)
 X_T, T = jax.random.normal(jax.random.key(0), (3, 6, 4, 2)), jnp.array([0, 20, 999])
 LABEL = {"label": jnp.array([0, 1, 2])}
+REMAT_AND_SCAN = {"remat": True, "scan_blocks": True}
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +143,7 @@ def gradient(model, params):
     return jax.jit(jax.grad(lambda p: jnp.square(model.apply({"params": p}, X_T, T, LABEL)).mean()))(params)
 
 
-@pytest.mark.parametrize("changes", [{"remat": True}, {"scan_blocks": True}, {"remat": True, "scan_blocks": True}])
+@pytest.mark.parametrize("changes", rest_slow([{"remat": True}, {"scan_blocks": True}, REMAT_AND_SCAN], REMAT_AND_SCAN))
 def test_how_blocks_are_computed_changes_no_parameter_no_answer_and_no_gradient(params, changes):
     model = SMALL.clone(**changes)
     shapes = jax.eval_shape(model.init, jax.random.key(0), X_T, T)["params"]

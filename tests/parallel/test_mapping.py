@@ -118,7 +118,8 @@ def difference(one, other):
     return jax.tree.map(np.subtract, one, other)
 
 
-@pytest.mark.parametrize("name", rest_slow(MAPPINGS, "pmap"))
+@pytest.mark.slow  # in short in training/test_step.py, and of pmap in objectives/test_clip.py
+@pytest.mark.parametrize("name", MAPPINGS)
 def test_fifty_steps_are_those_of_one_device(alone, name):
     run = train(*MAPPINGS[name])
     np.testing.assert_allclose(run.losses, alone.losses, rtol=1e-5)
@@ -185,7 +186,7 @@ def test_the_paths_say_what_is_split():
     assert not tuple(layout["bias"].spec) and not tuple(layout["odd"]["kernel"].spec)
 
 
-@pytest.mark.parametrize("name", MAPPINGS)
+@pytest.mark.parametrize("name", rest_slow(MAPPINGS, "fsdp", "pmap"))
 def test_images_are_those_of_one_device(name):
     def images(config, count):
         pipe = DiffusionPipeline(

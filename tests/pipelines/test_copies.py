@@ -6,6 +6,7 @@ import pickle
 import jax
 import numpy as np
 import pytest
+from tables import rest_slow
 
 from marble import builders
 from marble.cli.train import configured
@@ -35,7 +36,7 @@ def made(name, **options):
 
 
 @pytest.mark.parametrize("name", WORDS)
-@pytest.mark.parametrize("how", [copy.deepcopy, copy.copy])
+@pytest.mark.parametrize("how", rest_slow([copy.deepcopy, copy.copy], copy.deepcopy))
 def test_a_copy_draws_the_same_images_with_parameters_of_its_own(name, how):
     pipe = made(name)
     images = pipe.sample(3, seed=5)

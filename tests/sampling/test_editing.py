@@ -86,9 +86,7 @@ def test_a_hole_is_filled_by_the_conditional_distribution():
 
 @pytest.mark.parametrize(
     "name",
-    rest_slow(
-        [name for name in SAMPLERS if name not in ("ode", "predictor_corrector")], "ddim", "dpm_solver_2m", "heun"
-    ),
+    rest_slow([name for name in SAMPLERS if name not in ("ode", "predictor_corrector")], "ddim", "dpm_solver_2m"),
 )
 def test_a_hole_is_filled_by_any_sampler(name):
     # Multistep samplers too, whose memory is of another way. The solver asks for a level an image, which this denoiser
