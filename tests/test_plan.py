@@ -13,6 +13,7 @@ from marble import builders, plan
 from marble import planned as planned_module
 from marble import workdir as workdirs
 from marble.config import load_config
+from marble.conversion import convert
 from marble.convert import files
 from marble.convert.unread import unread
 from marble.data.declared import declared
@@ -278,12 +279,14 @@ def remembered(folder, checkpoint, **sections):
     return folder
 
 
-def test_a_checkpoint_s_sampler_is_planned_and_no_weights_are_read(checkpoint, monkeypatch):
+def test_a_checkpoint_s_sampler_is_planned_and_no_weights_are_read(checkpoint, tmp_path, monkeypatch):
+    converted = tmp_path / "converted"
+    convert(str(checkpoint), str(converted))
     fake(monkeypatch, SMALL)
     monkeypatch.setattr("marble.convert.unread.params_of_part", None)
     sizes = sizes_in(checkpoint)
-    for size, options in {4: {"batch_size": 9}, 2: {"dtype": "bfloat16"}}.items():
-        made = planned_workdir(checkpoint, **options).to_dict()
+    for size, folder, options in ((4, checkpoint, {"batch_size": 9}), (2, converted, {"dtype": "bfloat16"})):
+        made = planned_workdir(folder, **options).to_dict()
         assert "train" not in made and made["parameters"] == sizes["unet"]
         assert made["frozen_parameters"] == sizes["vae"] + sizes["text_encoder"]
         memory = made["sample"]["memory"]

@@ -16,7 +16,7 @@ from marble.data.declared import Declared, declared
 from marble.data.examples import ArrayExamples
 from marble.errors import InputError
 from marble.experiments import Experiment
-from marble.loading import in_dtype, is_published, recalled
+from marble.loading import PUBLISHED, in_dtype, recalled
 from marble.operations import operations
 from marble.parallel import MeshMapping
 from marble.parallel.program import Figures, figures_of, shard_bytes
@@ -80,13 +80,13 @@ def plan_workdir(
     sampler: bool = True,
     cache: str | None = None,
 ) -> Plan:
-    """The same for a run's workdir, or the sampler alone for a published checkpoint; no weights are read.
+    """The same for a run's workdir, or the sampler alone for a published checkpoint, converted or not; none is read.
 
     change makes another config of the workdir's. batch_size and dtype are as in ``marble.load(workdir).sample``, and of
     the sampler alone.
     """
     kept, data = recalled(workdir)
-    is_trained, config = not is_published(workdir), builders.complete(kept)
+    is_trained, config = data.originals != PUBLISHED, builders.complete(kept)
     if not is_trained and not sampler:
         raise InputError(f"{workdir} is no run: there is no train step to plan, leave --no_sampler out")
     config = builders.complete(change(config))

@@ -8,8 +8,8 @@ hold against its memory, the floating-point operations, the bytes of collectives
 data set need not be there. A full-size config takes minutes to compile; the figures are kept, and asked for again they
 come in seconds. Without --topology it plans for the devices of this machine.
 
-A workdir is that of a run, whose config it has, or a checkpoint's folder as diffusers has it, of which the sampler
-alone is planned. No weights are read.
+A workdir is that of a run, whose config it has, or a published checkpoint, as diffusers has it or converted, of which
+the sampler alone is planned. No weights are read.
 
 Exit status 0: it fits. 1: it does not, or what failed is said. 2: wrong usage.
 """
