@@ -2,8 +2,10 @@
 # Trains a diffusion model on real handwritten digits and samples it: minutes on a laptop.
 # Usage: bash launch/quickstart.sh [WORKDIR]        (default: runs/digits)
 set -euo pipefail
+called_in=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 workdir=${1:-runs/digits}
+[[ -z "${1:-}" || "$1" == /* ]] || workdir=$called_in/$1
 source launch/environment.sh ""  # or it would take WORKDIR for extras
 
 started=$SECONDS

@@ -7,13 +7,17 @@
 # of the originals in DATA (default: runs/cifar10_text).
 # On a CPU it is the small form; VARIANT= or VARIANT=:tiny says which. Stopped, the same command goes on.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 family=${FAMILY:-emoji}
-workdir=${1:-runs/$family} given=${2:-}
-source launch/environment.sh ""  # or it would take WORKDIR for extras
+called_in=$PWD
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+absolute() {
+  if [[ "$1" == /* ]]; then echo "$1"; else echo "$called_in/$1"; fi
+}
+workdir=$(absolute "${1:-$PWD/runs/$family}") given=${2:+$(absolute "$2")}
+source launch/environment.sh features  # what the full autoencoder is told by
 variant=${VARIANT-$(python -c "import jax; print(':tiny' if jax.default_backend() == 'cpu' else '')")}
 mkdir -p "$workdir"
-workdir=$(cd "$workdir" && pwd) started=$SECONDS total=6
+started=$SECONDS total=6
 
 part() {
   local number=$1 name=$2 seconds=$((SECONDS - started))
@@ -34,7 +38,6 @@ if [ "$family" = cifar10_text ]; then
 else
   data=${given:-$workdir/data}
   if [ -z "$given" ] && [ ! -e "$data/metadata.jsonl" ]; then
-    rm -rf "$data"
     marble data emoji --out "$data"
   fi
   of_data=(--config.data.source="$data")
@@ -59,6 +62,10 @@ python -c "
 from marble.configs.$family import PROMPTS
 print(*PROMPTS, sep='\n')" > "$workdir/prompts.txt"
 marble sample --workdir "$workdir/latent" --text "@$workdir/prompts.txt" --num 40 --seed 0 --out "$workdir/out" --gif
+if [ "$family" = emoji ]; then  # whose originals are large enough to learn it from
+  marble sample --workdir "$workdir/latent" --text "@$workdir/prompts.txt" --num 10 --seed 0 \
+    --upsampler "$workdir/upsampler" --out "$workdir/larger"
+fi
 seconds=$((SECONDS - started))
 echo
 echo "trained and sampled in $((seconds / 60)) min $((seconds % 60)) s. Look at:"

@@ -27,11 +27,8 @@ SIZES = {
 }
 
 
-OF_PARTS = tuple(
-    f"{family}/{part}"
-    for family in ("emoji", "cifar10_text")
-    for part in ("autoencoder", "clip", "latent", "upsampler")
-)
+PARTS = ("autoencoder", "clip", "latent", "upsampler")
+OF_PARTS = tuple(f"{family}/{part}" for family in ("emoji", "cifar10_text") for part in PARTS)
 """The parts of text to image, of which one reads the others: tests/test_text_to_image_parts.py trains them."""
 OF_CHECKPOINTS = ("finetune", "lora")
 """Configs that take most of what they say from a checkpoint: tests/test_fine_tuning.py trains with them."""
@@ -39,6 +36,19 @@ OF_CHECKPOINTS = ("finetune", "lora")
 
 def test_every_config_is_tested():
     assert set(shipped_configs()) == {*SIZES, *OF_PARTS, *OF_CHECKPOINTS}
+
+
+@pytest.mark.parametrize("variant", ["", ":quick", ":tiny", ":smoke"])
+def test_parts_of_text_to_image_fit_each_other(variant):
+    """In every variant that the script can be told: what one leaves is what the next one reads."""
+    autoencoder, clip, latent, upsampler = (load_config(f"emoji/{part}{variant}") for part in PARTS)
+    assert autoencoder.data == clip.data == latent.data
+    assert upsampler.data.image_size == upsampler.low_res.factor * latent.data.image_size
+    assert latent.model.text_channels == clip.text_model.width
+    plain = load_config(f"emoji/upsampler{variant}_regression" if variant else "emoji/upsampler:regression")
+    assert plain.data == upsampler.data and plain.upsampler.factor == upsampler.low_res.factor
+    of_classes = [load_config(f"cifar10_text/{part}{variant}") for part in PARTS]
+    assert {config.data.name for config in of_classes} == {"cifar10"}
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -5,9 +5,6 @@ from captioned import write
 from marble import builders, run
 from marble.config import load_config
 
-SIDES = {"autoencoder": 16, "clip": 16, "latent": 16, "upsampler": 16, "regression": 4}
-"""Of what a part reads; upsamplers make it four times as large."""
-
 
 def train_on_classes(folder, *names, data_dir):
     """The same of the family cifar10_text, on what is prepared in data_dir."""
@@ -23,21 +20,11 @@ def train(folder, *names):
     if not (folder / "data").exists():
         write(folder / "data", splits=("train",), num=64)
     for name in names:
-        config = _config(folder, name)
+        shipped = "emoji/upsampler:smoke_regression" if name == "regression" else f"emoji/{name}:smoke"
+        config = _reading_parts(load_config(shipped), name, folder)
         config.data.update({"source": str(folder / "data"), "data_dir": str(folder / "prepared")})
-        config.data.image_size = SIDES[name] * (4 if name in ("upsampler", "regression") else 1)
         run.run(builders.complete(config), str(folder / name))
     return folder
-
-
-def _config(folder, name):
-    if name == "regression":
-        config, plain = (load_config(f"emoji/upsampler:{variant}") for variant in ("smoke", "tiny_regression"))
-        config.objective, config.upsampler, config.model = "upsampler", plain.upsampler, plain.model
-        for section in ("conditioner", "low_res", "diffusion", "sampling"):
-            del config[section]
-        return config
-    return _reading_parts(load_config(f"emoji/{name}:smoke"), name, folder)
 
 
 def _reading_parts(config, name, folder):

@@ -1,8 +1,10 @@
 """Latents that are kept: the same training as without, and refused where they are of something else."""
 
 import json
+import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_networks
@@ -80,11 +82,40 @@ def test_what_was_begun_is_gone_on_with(folders, tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {"latents.json", "train.npy", "train.json"}
 
 
+def test_killed_between_two_counts_and_again_each_latent_has_its_own_text(tmp_path, monkeypatch):
+    """A kill leaves what is on the disk at that moment: a copy of the folder."""
+    monkeypatch.setattr(latents, "KEPT_EVERY", 2)
+
+    def put(kept, numbers):
+        for i in numbers:
+            kept.add(i, np.full((1, 1, 1, 1, 2), i, np.float32), [{"label": i, "text": f"image {i}"}])
+
+    def killed(name, after):
+        return shutil.copytree(after, tmp_path / name)
+
+    (tmp_path / "begun").mkdir()
+    kept = latents._Kept(tmp_path / "begun", "train", (7, 1, 1, 1, 2))
+    assert kept.open() == 0
+    put(kept, range(3))
+    for name, after in (("once", "begun"), ("twice", "once"), ("whole", "twice")):
+        folder = killed(name, tmp_path / after)
+        kept = latents._Kept(folder, "train", (7, 1, 1, 1, 2))
+        assert kept.open() == 2
+        put(kept, [2])
+    put(kept, range(3, 7))
+    kept.close()
+    assert json.loads((folder / "train.json").read_text())["text"] == [f"image {i}" for i in range(7)]
+    np.testing.assert_array_equal(np.load(folder / "train.npy")[:, 0, 0, 0, 0], range(7))
+
+
 def test_latents_of_something_else_are_refused(folders, tmp_path):
     kept, codec = str(tmp_path / "kept"), codec_of(folders / "0")
     latents.cached(kept, codec, EXAMPLES, origin())
     with pytest.raises(InputError, match=r"has latents of another autoencoder, [0-9a-f]{16} of .*/0, .* of .*/1: give"):
         latents.cached(kept, codec_of(folders / "1"), EXAMPLES, origin())
+    halved = codec.replace(model=codec.model.clone(dtype=jnp.bfloat16))
+    with pytest.raises(InputError, match="computed in float32, and autoencoder.dtype=bfloat16: give"):
+        latents.cached(kept, halved, EXAMPLES, origin())
     with pytest.raises(InputError, match="has latents of other images, data-1 of the shape"):
         latents.cached(kept, codec, EXAMPLES, origin(originals="data-2"))
     with pytest.raises(InputError, match="has no latents of mirrored images, and data.flip is set"):

@@ -35,6 +35,18 @@ def softmax_by_hand(i):
     return np.mean(found)
 
 
+def test_what_went_over_a_bound_comes_back():
+    """Gradient descent from below, at and above a bound of 2: to the minimum at 1, and never further up."""
+    for start in (0.0, 2.0, 2.5):
+        for loss, end in ((lambda x: (x - 1) ** 2, 1.0), (lambda x: -x, max(2.0, start))):
+            slope = jax.jit(jax.grad(lambda x, loss=loss: loss(contrastive.at_most(x, 2.0))))
+            x = jnp.float32(start)
+            for _ in range(100):
+                x = x - 0.1 * slope(x)
+            np.testing.assert_allclose(x, end, atol=0.1)
+    assert contrastive.at_most(jnp.float32(3.0), 2.0) == 2
+
+
 def test_the_softmax_is_the_cross_entropy_both_ways():
     found = contrastive.softmax(pairs_of(), SCALE)
     np.testing.assert_allclose(found, [softmax_by_hand(i) for i in range(N)], rtol=1e-5)

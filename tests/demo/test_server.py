@@ -124,6 +124,17 @@ def test_no_file_of_the_host_is_readable(client, tmp_path):
         assert client.http.get(path).status_code in (404, 405)
 
 
+def test_what_takes_time_is_called_by_the_queue_alone(client):
+    """Which has an end. Beside it there is what Stop shows."""
+    calls = [call for call in client.http.get("/config").json()["dependencies"] if call["backend_fn"]]
+    beside = [call for call in calls if call["queue"] is False]
+    assert len(calls) >= 6 and len(beside) == 1
+    for call in calls:
+        asked = {"fn_index": call["id"], "data": [None] * len(call["inputs"]), "session_hash": "x"}
+        status = client.http.post("/gradio_api/run/predict", json=asked).status_code
+        assert (status == 200) == (call in beside), call
+
+
 def test_the_page_says_nothing_of_the_host(client):
     for path in ("/", "/config"):
         text = client.http.get(path).text

@@ -22,22 +22,47 @@ def fakes(tmp_path):
     return tmp_path
 
 
-def run(fakes, script, *words, **environment):
+def run(fakes, script, *words, cwd=None, **environment):
     env = {"PATH": f"{fakes}:{os.environ['PATH']}", "HOME": str(fakes), "VIRTUAL_ENV": str(fakes), **environment}
-    done = subprocess.run(["bash", ROOT / "launch" / script, *words], env=env, capture_output=True, text=True)
+    done = subprocess.run(["bash", ROOT / "launch" / script, *words], env=env, cwd=cwd, capture_output=True, text=True)
     return done, (fakes / "log").read_text().splitlines()
 
 
 def test_quickstart_trains_samples_and_says_where(fakes):
-    done, calls = run(fakes, "quickstart.sh", "my runs/digits")
+    workdir = fakes / "my runs"
+    done, calls = run(fakes, "quickstart.sh", workdir)
     assert done.returncode == 0, done.stderr
     assert [call for call in calls if call.startswith("marble")] == [
-        "marble train --config configs/digits.py --workdir my runs/digits",
-        "marble sample --workdir my runs/digits --num 64 --seed 0 --out my runs/digits/out --gif",
+        f"marble train --config configs/digits.py --workdir {workdir}",
+        f"marble sample --workdir {workdir} --num 64 --seed 0 --out {workdir}/out --gif",
     ]
-    assert "my runs/digits/out/samples.png" in done.stdout
+    assert f"{workdir}/out/samples.png" in done.stdout
     (install,) = [call for call in calls if "pip install" in call]
     assert "my runs" not in install  # which is no extra
+
+
+@pytest.mark.parametrize("script", ["quickstart.sh", "text_to_image.sh"])
+def test_paths_are_of_the_folder_where_it_was_called(fakes, tmp_path, script):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "my images").mkdir(parents=True)
+    words = ["my runs", "my images"] if script == "text_to_image.sh" else ["my runs"]
+    done, calls = run(fakes, script, *words, cwd=elsewhere, VARIANT=":smoke")
+    assert done.returncode == 0, done.stderr
+    called = [call for call in calls if call.startswith("marble")]
+    assert called and all(f" --workdir {elsewhere}/my runs" in call for call in called)
+    if script == "text_to_image.sh":
+        trained = [call for call in called if " train " in call]
+        assert all(f"--config.data.source={elsewhere}/my images" in call for call in trained)
+
+
+def test_what_lies_in_the_workdir_already_is_left_alone(fakes, tmp_path):
+    """Its folder data may be somebody's own: without texts of emoji it is not filled, and never removed."""
+    (tmp_path / "run" / "data").mkdir(parents=True)
+    (tmp_path / "run" / "data" / "thesis.txt").write_text("three years")
+    command(fakes, "marble", f'echo "marble $*" >> "{fakes}/log"; exit 2')
+    done, calls = run(fakes, "text_to_image.sh", tmp_path / "run", VARIANT=":smoke")
+    assert done.returncode == 2 and calls[-1] == f"marble data emoji --out {tmp_path}/run/data"
+    assert (tmp_path / "run" / "data" / "thesis.txt").read_text() == "three years"
 
 
 def test_a_failed_training_is_not_sampled(fakes):
@@ -47,7 +72,7 @@ def test_a_failed_training_is_not_sampled(fakes):
 
 
 @pytest.mark.parametrize("family", ["emoji", "cifar10_text"])
-@pytest.mark.parametrize("variant", [":tiny", ""])
+@pytest.mark.parametrize("variant", [":smoke", ":tiny", ":quick", ""])
 def test_the_parts_of_text_to_image_are_trained_in_order_by_configs_that_there_are(fakes, tmp_path, family, variant):
     workdir, data = tmp_path / "my runs", tmp_path / "my data"
     done, calls = run(fakes, "text_to_image.sh", workdir, data, FAMILY=family, VARIANT=variant)

@@ -61,6 +61,7 @@ def main(argv: list[str]) -> int:
         if values.host not in LOOPBACK:
             logger.warning("whoever reaches port %d of this machine can draw: there is no password", values.port)
         wait_for_the_end()
+        logger.info("ending; a drawing that is being made ends at its next step")
     return 0
 
 

@@ -81,20 +81,29 @@ def main(argv: list[str]) -> int:
 
 
 def upsampler(values: flags.FlagValues) -> Any:
-    """The pipeline of --upsampler, or None; InputError for a model that makes no images larger."""
+    """The pipeline of --upsampler, or None; InputError for one that does not make what is drawn larger."""
     if values.upsampler is None:
         return None
     from marble.errors import InputError
-    from marble.loading import load
+    from marble.loading import load, recalled
     from marble.pipelines import UpsamplerPipeline
 
     pipe = load(values.upsampler, dtype=values.dtype)
-    if isinstance(pipe, UpsamplerPipeline) or "low_res" in getattr(getattr(pipe, "conditioner", None), "requests", ()):
-        return pipe
-    raise InputError(
-        f"--upsampler {values.upsampler} is of a model that makes no images larger: give one of "
-        "conditioner='low_res' or objective='upsampler'"
-    )
+    reads = pipe if isinstance(pipe, UpsamplerPipeline) else getattr(pipe, "conditioner", None)
+    if not hasattr(reads, "small"):
+        raise InputError(
+            f"--upsampler {values.upsampler} is of a model that makes no images larger: give one of "
+            "conditioner='low_res' or objective='upsampler'"
+        )
+    height, width, channels = recalled(values.workdir)[1].image.shape
+    drawn = (values.height or height, values.width or width, channels)
+    if drawn != reads.small.shape:
+        wanted, found = ("x".join(map(str, shape)) for shape in (reads.small.shape, drawn))
+        raise InputError(
+            f"--upsampler {values.upsampler} reads images of {wanted}, and --workdir {values.workdir} draws {found}: "
+            "give an upsampler that was trained on images so much larger than these"
+        )
+    return pipe
 
 
 def draw(values: flags.FlagValues, edits: bool, larger: Any) -> Any:

@@ -23,7 +23,7 @@ from marble.data.preprocess import to_float
 from marble.errors import InputError
 from marble.features.network import hash_of
 from marble.parallel import DeviceMapping, agreement
-from marble.storage import is_remote
+from marble.storage import is_remote, replace_text
 from marble.typing import Array, Batch
 
 FACTS = "latents.json"
@@ -65,8 +65,13 @@ def cached(folder: str, codec: Any, examples: Examples, origin: Origin) -> Array
 
 
 def _facts(codec: Any, origin: Origin) -> dict[str, Any]:
-    shape = list(codec.image.shape)
-    return {"autoencoder": hash_of(codec.params), "data": origin.originals, "image": shape, "flips": origin.flips}
+    return {
+        "autoencoder": hash_of(codec.params),
+        "dtype": str(jnp.dtype(codec.model.dtype)),
+        "data": origin.originals,
+        "image": list(codec.image.shape),
+        "flips": origin.flips,
+    }
 
 
 def _begin(path: Path, facts: Mapping[str, Any], name: str, flips: bool) -> None:
@@ -88,6 +93,10 @@ def _begin(path: Path, facts: Mapping[str, Any], name: str, flips: bool) -> None
         raise InputError(
             f"{path} has latents of another autoencoder, {was['autoencoder']} of {kept_path}, and this run's is "
             f"{facts['autoencoder']} of {name}: {remedy}"
+        )
+    if was["dtype"] != facts["dtype"]:
+        raise InputError(
+            f"{path} has latents that were computed in {was['dtype']}, and autoencoder.dtype={facts['dtype']}: {remedy}"
         )
     if (was["data"], was["image"]) != (facts["data"], facts["image"]):
         raise InputError(
@@ -130,21 +139,23 @@ class _Kept:
         files = (self._count, self._latents, self._beside)
         start = int(self._count.read_text()) if all(file.exists() for file in files) else 0
         self._made = open_memmap(self._latents, "r+" if start else "w+", np.float32, self._shape)
-        told = self._beside.read_text(encoding="utf-8").splitlines()[:start] if start else []
-        self._lines = self._beside.open("w", encoding="utf-8")
-        self._lines.writelines(f"{line}\n" for line in told)
+        # Cut where the count is, not written anew: this process may end before it has counted any more.
+        self._lines = self._beside.open("rb+" if start else "wb")
+        for _ in range(start):
+            self._lines.readline()
+        self._lines.truncate()
         return start
 
     def add(self, first: int, latents: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> None:
         """The latents of these examples, the first of which has that number, with their labels and texts."""
         self._made[first : first + len(rows)] = latents
         told = ([None if row.get("label") is None else int(row["label"]), row.get("text")] for row in rows)
-        self._lines.writelines(f"{json.dumps(one)}\n" for one in told)
+        self._lines.writelines(f"{json.dumps(one)}\n".encode() for one in told)
         self._batches += 1
         if self._batches % KEPT_EVERY == 0:
             self._made.flush()
             self._lines.flush()
-            self._count.write_text(str(first + len(rows)))
+            replace_text(self._count, str(first + len(rows)))
 
     def close(self) -> None:
         """Gives the whole its name."""

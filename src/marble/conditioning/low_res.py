@@ -164,7 +164,8 @@ def small_images(given: Any, num: int, shape: tuple[int, int, int]) -> np.ndarra
     images = images[None] if images.ndim == 3 else images
     if images.shape[1:] != shape or len(images) not in (1, num):
         wanted = " ".join(map(str, shape))
-        raise InputError(f"low_res of shape {list(images.shape)}: give [n {wanted}], n 1 or {num}; resize or crop them")
+        of_one = "" if num == 1 else f" or [1 {wanted}]"
+        raise InputError(f"low_res of shape {list(images.shape)}: give [{num} {wanted}]{of_one}; resize or crop them")
     if images.dtype == np.uint8:
         images = (2 * images.astype(np.float32) - 255) / 255
     elif not np.issubdtype(images.dtype, np.floating) or not np.abs(images).max() <= 1:

@@ -9,6 +9,7 @@ Equal texts are not told from each other: all images of one text are pairs of it
 find it takes the mean of their log-probabilities (Yang et al. 2022, eq. 3).
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -26,6 +27,26 @@ class Pairs(NamedTuple):
     all_texts: Array
     is_pair: Array
     """[b n] whether image or text i of the part and j of all belong together; it is the same both ways."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def at_most(x: Array, bound: float) -> Array:
+    """min(x, bound), whose gradient leads back: of an x above the bound that part is kept which lowers it.
+
+    The gradient of a plain minimum is 0 there, and what a step had taken over the bound would stay above it for ever.
+    """
+    return jnp.minimum(x, bound)
+
+
+def _at_most_fwd(x: Array, bound: float) -> tuple[Array, Array]:
+    return at_most(x, bound), x
+
+
+def _at_most_bwd(bound: float, x: Array, gradient: Array) -> tuple[Array]:
+    return (jnp.where((x < bound) | (gradient > 0), gradient, 0.0),)
+
+
+at_most.defvjp(_at_most_fwd, _at_most_bwd)
 
 
 def softmax(pairs: Pairs, scale: Array) -> Array:

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from marble.errors import InputError
+from marble.storage import replaced_folder
 
 FONTS = (
     "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf",
@@ -30,22 +31,23 @@ STRIKE = 109
 def render(out: Path, *, font: Path | None = None, size: int = 128) -> int:
     """Writes a folder of captioned images, and says how many there are.
 
-    It is one that ``data.name='image_folder'`` reads. InputError where there is no such font, or OUT has something in
-    it.
+    It is one that ``data.name='image_folder'`` reads, and is there as a whole or not at all. InputError where there is
+    no such font, or OUT has something in it.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out} has something in it: give a new folder")
     if not 8 <= size <= 1024:
         raise InputError(f"--size {size} must be between 8 and 1024 pixels")
     pictures = list(_pictures(_opened(font)))
-    (out / "images").mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     lines = []
-    for name, picture in tqdm(pictures, "emoji", unit="image", disable=None):
-        file = f"images/{name.replace(' ', '_')}.png"
-        _on_white(picture, size).save(out / file)
-        lines.append(json.dumps({"file_name": file, "text": name}))
-    # Last: a folder that was not finished has no texts, and is not taken for a whole one.
-    (out / "metadata.jsonl").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    with replaced_folder(out) as made:
+        (made / "images").mkdir()
+        for name, picture in tqdm(pictures, "emoji", unit="image", disable=None):
+            file = f"images/{name.replace(' ', '_')}.png"
+            _on_white(picture, size).save(made / file)
+            lines.append(json.dumps({"file_name": file, "text": name}))
+        (made / "metadata.jsonl").write_text("\n".join([*lines, ""]), encoding="utf-8")
     return len(lines)
 
 

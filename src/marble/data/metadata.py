@@ -72,7 +72,7 @@ def _csv_rows(text: str, metadata: Path) -> Iterator[tuple[str, Mapping[str, Any
             where = f"{metadata} line {reader.line_num}"
             if not row["file_name"]:
                 raise InputError(f"{where} has no file_name: write the path of the image")
-            yield where, {key: value or None for key, value in row.items()}
+            yield where, {key: value if key == "text" else value or None for key, value in row.items()}
     except csv.Error as error:
         raise InputError(f"{metadata} line {reader.line_num} is not CSV ({error}): mend it") from error
 

@@ -120,7 +120,8 @@ class Page:
                 share = gr.Slider(0, 1, 0.3, step=0.01, label="Noise level: 0 is the image, 1 the last step")
         holed.change(
             *(self._canvas, holed, editor),
-            **dict(preprocess=False, queue=False, show_progress="hidden", api_visibility="private"),
+            **dict(preprocess=False, show_progress="hidden", api_visibility="private"),
+            **dict(concurrency_limit=1, concurrency_id="canvas"),  # it decodes pixels: one at a time, in the queue
         )
         return [
             (draw.click, self._drawn, [sampler]),

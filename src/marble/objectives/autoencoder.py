@@ -43,7 +43,8 @@ MOST_JUDGED, MOST_MEASURED = 512, 10_000
 """Images that the log's PSNR, and the scale of the latents, are of at most."""
 FOLDER = "vae"
 """Where in its workdir a run leaves the autoencoder, with its scale, as diffusers has it."""
-PARTS = ("pixels", "perceptual", "kl", "generator", "discriminator", "adaptive_weight")
+OF_DISCRIMINATOR = ("generator", "discriminator", "adaptive_weight")
+PARTS = ("pixels", "perceptual", "kl", *OF_DISCRIMINATOR)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +188,11 @@ class LatentAutoencoder(Plain):
             loss = losses.mean()
             if count is not None:
                 by_kernel = functools.partial(self._by_kernel, apply, params["autoencoder"], z)
-                added, found = self._adversarial(params, decoded, x, frozen, count, by_kernel, across)
+                added, found = jax.lax.cond(  # until it begins nothing of it is computed
+                    count.step >= self.adversarial.start_step,
+                    lambda: self._adversarial(params, decoded, x, frozen, by_kernel, across),
+                    lambda: (jnp.float32(0), dict.fromkeys(OF_DISCRIMINATOR, jnp.zeros(len(x), jnp.float32))),
+                )
                 loss, terms = loss + added, {**terms, **found}
             mask = batch.get("mask", jnp.ones(len(x), jnp.float32))
             sums = {name: term @ mask for name, term in terms.items()} | {"count": mask.sum()}
@@ -222,7 +227,6 @@ class LatentAutoencoder(Plain):
         decoded: Array,
         x: Array,
         network: Any,
-        count: StepCount,
         by_kernel: Callable[[], Callable[[Array], Array]],
         across: Across,
     ) -> tuple[Array, dict[str, Array]]:
@@ -241,16 +245,11 @@ class LatentAutoencoder(Plain):
         pull = by_kernel()
         of_both = [across.mean(pull(jax.grad(loss)(seen))) for loss in (reconstruction, generator)]
         weight = autoencoding.adaptive_weight(*of_both)
-        is_on = (count.step >= self.adversarial.start_step).astype(jnp.float32)
         of_generator = autoencoding.generator_loss(judge(frozen_tree, decoded))
         of_discriminator = self.discriminator_loss(judge(tree, x), judge(tree, seen))
-        added = is_on * (self.adversarial.weight * weight * of_generator.mean() + of_discriminator.mean())
-        found = {
-            "generator": is_on * of_generator,
-            "discriminator": is_on * of_discriminator,
-            "adaptive_weight": is_on * jnp.broadcast_to(weight, len(x)),
-        }
-        return added, found
+        added = self.adversarial.weight * weight * of_generator.mean() + of_discriminator.mean()
+        found = of_generator, of_discriminator, jnp.broadcast_to(weight, len(x))
+        return added, dict(zip(OF_DISCRIMINATOR, found, strict=True))
 
     def sums(self) -> Mapping[str, Array]:
         """The metrics of the loss over nothing."""
@@ -260,7 +259,7 @@ class LatentAutoencoder(Plain):
         """The parts that there are, each without its weight."""
         named = ["pixels", "kl"]
         named += ["perceptual"] if self.config.perceptual_weight else []
-        named += ["generator", "discriminator", "adaptive_weight"] if self.discriminator else []
+        named += OF_DISCRIMINATOR if self.discriminator else []
         return {name: float(sums[name] / sums["count"]) for name in named}
 
     def loss_and_count(self, sums: Mapping[str, Any]) -> tuple[Any, Any]:

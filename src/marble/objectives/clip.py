@@ -188,7 +188,7 @@ class Contrastive(Plain):
                 *(images, texts, across.gathered(images), across.gathered(texts)),
                 (tokens[:, None] == across.gathered(tokens)[None]).all(axis=-1),
             )
-            scale = jnp.exp(jnp.minimum(params["clip"]["logit_scale"], math.log(MOST_SCALE)))
+            scale = jnp.exp(contrastive.at_most(params["clip"]["logit_scale"], math.log(MOST_SCALE)))
             losses = self._losses(params)(pairs, scale)
             sums = {"contrastive": losses @ mask, "scale": scale * mask.sum(), "count": mask.sum()}
             return losses.mean(), sums

@@ -40,6 +40,11 @@ class UpsamplerPipeline(Copyable):
             lambda params, batch: enlarged(model, params, batch["low_res"], image.shape[:2])
         )
 
+    @property
+    def small(self) -> ImageSpec:
+        """Of the images that it reads."""
+        return self.image._replace(shape=small_shape(self.image, self.factor))
+
     def sample(
         self,
         num: int,
@@ -62,7 +67,7 @@ class UpsamplerPipeline(Copyable):
             if value is not None and value is not False:
                 raise InputError(f"{name}={value} given, but a plain upsampler answers in one step: leave it out")
         num = whole("num", num)
-        small = small_images(low_res, num, small_shape(self.image, self.factor))
+        small = small_images(low_res, num, self.small.shape)
         options = dict(batch_size=self.batch_size, mapping=self.mapping, progress=progress)
         params = self.params if params is None else params
         images = over_batches(self._batch, params, {"low_res": small}, **options)
