@@ -12,6 +12,7 @@ import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,8 @@ SHARES = (0, 0.05, 0.15, 0.3, 0.5, 0.75, 1)
 """Of the forward process, what is shown."""
 STEP = 0.6
 """The noise degree of the steps that are drawn, as a share of T."""
+FEW = 5
+"""Steps of the walk of which one is drawn: with more, no eye would see what one does."""
 
 
 def coloured(latent: np.ndarray) -> np.ndarray:
@@ -116,29 +119,62 @@ def training_step(pipe: DiffusionPipeline, image: np.ndarray, text: str) -> plt.
     return figure
 
 
-def denoise_step(pipe: DiffusionPipeline, text: str) -> plt.Figure:
+class Step(NamedTuple):
+    """One of DDIM's: x_s = factor * x_t - share * eps."""
+
+    t: int
+    s: int
+    x_t: jax.Array
+    eps: jax.Array
+    factor: float
+    share: float
+    x_s: jax.Array
+
+
+def walk(pipe: DiffusionPipeline, text: str, noise: jax.Array, num_steps: int) -> list[Step]:
+    """The steps from noise to a latent, by the pipeline's own guidance, in latents."""
+    level = pipe.grid(num_steps)
+    times, alpha, sigma = (np.asarray(value)[: num_steps + 1] for value in (level.t, level.alpha, level.sigma))
+    scale, x, found = pipe.config.guidance_scale, noise, []
+    for i in range(num_steps):
+        of_text, of_none = (pipe.denoise(x, int(times[i]), told(pipe, words)).eps for words in (text, ""))
+        eps = of_none + scale * (of_text - of_none)
+        factor = float(alpha[i + 1] / alpha[i])
+        share = float(factor * sigma[i] - sigma[i + 1])
+        x_s = factor * x - share * eps
+        found.append(Step(int(times[i]), int(times[i + 1]), x, eps, factor, share, x_s))
+        x = x_s
+    return found
+
+
+def denoise_step(pipe: DiffusionPipeline, text: str, noise: jax.Array) -> plt.Figure:
     """One step of the reverse process: predict the noise, and take some of it away."""
-    steps = pipe.num_steps()
-    _, frames = pipe.sample(1, seed=1, text=text, num_frames=steps)
-    at = round((1 - STEP) * steps)
-    level = pipe.grid(steps)
-    figure, axes = row((1, 1.8, 1, 0.25, 1, 0.6, 1))
-    panel(axes[0], frames.x[at - 1, 0], "$x_t$, decoded")
-    box(axes[1], f"noise predictor\n\nt = {int(level.t[at])}\n“{text}”")
-    panel(axes[2], frames.x_0[at, 0], "what it takes\n$x_t$ for: $x_0$")
+    steps = walk(pipe, text, noise, FEW)
+    at = round((1 - STEP) * FEW)
+    step = steps[at]
+    figure, axes = row((1, 1.8, 1, 0.6, 1, 0.9, 1, 0.9, 1))
+    panel(axes[0], coloured(step.x_t[0]), f"$x_t$, t = {step.t}")
+    box(axes[1], f"noise predictor\n\nt = {step.t}\n“{text}”")
+    panel(axes[2], coloured(step.eps[0]), r"its guess $\hat\epsilon$")
     sign(axes[3], "→")
-    panel(axes[4], frames.x[at, 0], f"less noise:\nt = {int(level.t[at + 1])}")
-    sign(axes[5], f"→ … →\n{steps - at - 1} steps")
-    panel(axes[6], frames.x[-1, 0], "the image")
+    taken = f"{step.factor:.2f} $x_t$ - {step.share:.2f} $\\hat\\epsilon$\n= $x_s$, s = {step.s}"
+    panel(axes[4], coloured(step.x_s[0]), taken)
+    sign(axes[5], f"→ … →\n{FEW - at - 1} steps")
+    panel(axes[6], coloured(steps[-1].x_s[0]), "a latent")
+    box(axes[7], "decoder")
+    panel(axes[8], decoded(pipe, steps[-1].x_s), "the image")
     return figure
 
 
-def latent_diffusion(pipe: DiffusionPipeline, text: str) -> plt.Figure:
+def decoded(pipe: DiffusionPipeline, latents: jax.Array) -> np.ndarray:
+    """The first one's image."""
+    return np.clip(np.asarray(pipe.codec.decode(latents)[0]) / 2 + 0.5, 0, 1)
+
+
+def latent_diffusion(pipe: DiffusionPipeline, text: str, noise: jax.Array) -> plt.Figure:
     """The three parts, with what goes between them."""
     context = told(pipe, text)
-    noise = np.asarray(jax.random.normal(jax.random.key(3), (1, *pipe.codec.spec.shape)))
-    image = pipe.sample(1, text=text, noise=noise)
-    latent = pipe.encode(to_float(image, 256))
+    latent = walk(pipe, text, noise, pipe.num_steps())[-1].x_s
     figure, axes = row((1.2, 1.3, 1.2, 0.3, 1, 1.6, 1, 1.1, 1))
     sign(axes[0], "")
     axes[0].text(0.5, 0.5, f"“{text}”", ha="center", va="center", fontsize=10, transform=axes[0].transAxes)
@@ -152,7 +188,7 @@ def latent_diffusion(pipe: DiffusionPipeline, text: str) -> plt.Figure:
     box(axes[5], f"generation model\n({pipe.num_steps()} steps)")
     panel(axes[6], coloured(latent[0]), "a latent")
     box(axes[7], "decoder")
-    panel(axes[8], image[0], "the image")
+    panel(axes[8], decoded(pipe, latent), "the image")
     return figure
 
 
@@ -179,11 +215,12 @@ def main() -> None:
     texts = examples.texts(len(examples))
     at = [texts.index(text) for text in dict.fromkeys([arguments.text, *prompts]) if text in texts][:3]
     images = np.asarray(to_float(np.stack([examples[i]["image"] for i in at]), source.levels))
+    noise = jax.random.normal(jax.random.key(3), (1, *pipe.codec.spec.shape))
     figures = {
         "forward": forward_process(pipe, images),
         "training_step": training_step(pipe, images[0], arguments.text),
-        "denoise_step": denoise_step(pipe, arguments.text),
-        "latent_diffusion": latent_diffusion(pipe, arguments.text),
+        "denoise_step": denoise_step(pipe, arguments.text, noise),
+        "latent_diffusion": latent_diffusion(pipe, arguments.text, noise),
     }
     for name, figure in figures.items():
         figure.savefig(arguments.out / f"text_{name}.png", dpi=75, bbox_inches="tight")

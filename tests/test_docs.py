@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("*.md")])
-FOLDERS = ("src", "docs", "configs", "launch", "tests", "examples", "benchmarks")
+FOLDERS = ("src", "docs", "configs", "launch", "tests", "examples", "benchmarks", "notebooks")
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./*-]*\w")

@@ -1,4 +1,4 @@
-"""CIFAR-10, part 4 of 4 of text to image: the other decoder, from 8x8 pixels to 32x32.
+"""CIFAR-10, part 4 of 4 of text to image: the other decoder, from 16x16 pixels to 32x32.
 
 Paper      Ho et al. 2022, Cascaded Diffusion Models for High Fidelity Image Generation, arXiv:2106.15282
 Data       marble data prepare cifar10

@@ -179,11 +179,11 @@ def test_numbers_sort_as_numbers_and_names_as_text(tmp_path, write_folder):
 def test_metadata_may_be_csv_and_lie_below(tmp_path, write_folder):
     write_folder(tmp_path / "a", IMAGES[:2])
     write_folder(tmp_path / "b" / "c", IMAGES[:2])
-    (tmp_path / "a" / "metadata.csv").write_text('file_name,text,seen\n1.png,"one, and\nmore",x\n0.png,two,\n')
+    (tmp_path / "a" / "metadata.csv").write_text('file_name,text,seen\n1.png,"one, and\nmore",x\n0.png,,\n')
     (tmp_path / "b" / "metadata.jsonl").write_text(json.dumps({"file_name": "c/0.png", "text": "three"}))
     first, *others = listed(tmp_path)
     assert first == ("a/1.png", None, "one, and\nmore")
-    assert others == [("a/0.png", None, "two"), ("b/c/0.png", None, "three")]
+    assert others == [("a/0.png", None, ""), ("b/c/0.png", None, "three")]  # an empty text is one
     assert list_folder(tmp_path).unused == {"that no line of metadata names": ("b/c/1.png",)}
 
 

@@ -1,6 +1,7 @@
 """Who may read and send what: the page's own addresses, and files of its own folder alone."""
 
 import contextlib
+import os
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -127,4 +128,10 @@ def check_port(host: str, port: int) -> None:
 
 
 def _size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """The bytes of its files, of which some may be deleted meanwhile."""
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size += os.stat(os.path.join(parent, name)).st_size
+    return size
