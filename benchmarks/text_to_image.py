@@ -130,12 +130,13 @@ def print_upsampled(workdir: Path, features: str) -> None:
     config, _ = recalled(str(workdir))
     source = data_config(config).open()
     x = to_float(evenly(source.read(source.held_out), UPSAMPLED), source.levels)
-    small_side = (pipe if isinstance(pipe, UpsamplerPipeline) else pipe.conditioner).small.shape[0]
-    small = np.asarray(area(x, x.shape[1] // small_side))
+    is_plain = isinstance(pipe, UpsamplerPipeline)
+    small = np.asarray(area(x, x.shape[1] // (pipe if is_plain else pipe.conditioner).small.shape[0]))
+    exact = {} if is_plain else {"aug_level": 0.0}  # no model has drawn these small images
     shown = lambda images: np.asarray(to_uint8(jnp.asarray(images), source.levels))  # noqa: E731
     ways = {
         "bicubic": shown(bicubic(small, x.shape[1:3])),
-        workdir.name: pipe.sample(len(x), seed=0, low_res=small),
+        workdir.name: pipe.sample(len(x), seed=0, low_res=small, **exact),
     }
     featurizer = Featurizer(open_features(features), pipe.mapping, ("features",))
     original = shown(x)

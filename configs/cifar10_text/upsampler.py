@@ -16,4 +16,6 @@ from marble.configs.emoji import upsampler
 
 def get_config(variant: str | None = None) -> ConfigDict:
     """The config, or a variant of it."""
-    return on_cifar10(upsampler.get_config(variant))
+    config = on_cifar10(upsampler.get_config(variant))
+    config.model.patch_size = 1  # its images are small
+    return config

@@ -34,7 +34,8 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.model = ConfigDict(
         {
             "name": "unet",
-            "channels": 64,
+            "patch_size": 2,
+            "channels": 128,
             "channel_mult": (1, 2, 4),
             "num_res_blocks": 2,
             "attention_resolutions": (),
@@ -45,25 +46,27 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.optimizer = ConfigDict({"name": "adam", "learning_rate": 2e-4, "warmup_steps": 500, "clip_norm": 1.0})
     config.training = training(size, batch_size=16, num_steps=30_000, ema_decay=0.999, every=2500)
     if size is not None:
-        config.model.update({"channels": 16, "channel_mult": (1, 2), "num_res_blocks": 1, "num_groups": 8})
+        config.model.update({"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "num_groups": 8})
     if size == "quick":
-        config.model.update({"channels": 32, "num_res_blocks": 2})
+        config.model.update({"channels": 64, "num_res_blocks": 2})
         config.optimizer.update({"learning_rate": 5e-4, "warmup_steps": 100, "decay_steps": 2000})
         config.training = training(size, batch_size=16, num_steps=2000, ema_decay=0.99, every=1000)
     if size == "tiny":
         config.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 50, "decay_steps": 300})
-        config.training = training(size, batch_size=4, num_steps=300, ema_decay=0.99, every=150)
+        config.training = training(size, batch_size=4, num_steps=300, ema_decay=0.99, every=300)
     if is_regression:
         config.objective = "upsampler"
         config.upsampler = ConfigDict({"factor": FACTOR, "pixels": "l1"})
         return config
-    config.model.reads_low_res = True
+    config.model.reads_low_res = config.model.adds_low_res = True
     config.conditioner = "low_res"
     config.low_res = ConfigDict({"factor": FACTOR, "max_aug_level": 0.3, "aug_level": 0.1})
+    # x_0, which is the small image and a little more at any t: for noise or v, patches would have to carry all of x_t.
     config.diffusion = ConfigDict(
-        {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000, "prediction_type": "v"}
+        {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000, "prediction_type": "x_0"}
     )
     config.sampling = ConfigDict({"sampler": "ddim", "num_steps": 50, "batch_size": 16})
     if size is not None:
+        config.low_res.update({"max_aug_level": 0.1, "aug_level": 0.05})
         config.sampling.num_steps = 2 if size == "smoke" else 25
     return config

@@ -7,7 +7,8 @@ import pytest
 from tables import rest_slow
 
 from marble.errors import InputError
-from marble.models.dit import DiT, DiTBlock, from_patches, into_patches, positions
+from marble.models.dit import DiT, DiTBlock, positions
+from marble.models.patches import from_patches, into_patches
 
 SMALL = DiT(out_channels=3, width=16, num_layers=2, num_heads=2, num_classes=3)
 X_T, T = jax.random.normal(jax.random.key(0), (3, 6, 4, 2)), jnp.array([0, 20, 999])

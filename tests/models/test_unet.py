@@ -154,6 +154,7 @@ def test_other_times_need_no_other_program(params):
         ({"channels": 30}, (1, 8, 8, 2), None, "30 channels .* num_groups 4: take 32 channels, or num_groups 3"),
         ({"num_heads": 3}, (1, 8, 8, 2), None, "16 channels .* num_heads 3: take num_heads 2"),
         ({}, (1, 9, 8, 2), None, r"\[1, 9, 8, 2\]: 2 levels take \[b h w c\] with h and w multiples of 2"),
+        ({"patch_size": 2}, (1, 10, 8, 2), None, r"2 levels take \[b h w c\] with h and w multiples of 4"),
         ({}, (8, 8, 2), None, r"\[8, 8, 2\]: 2 levels take \[b h w c\]"),
         ({}, (1, 8, 8, 2), {"label": T[:1]}, r"num_classes None was given the context \['label'\]: it reads none"),
         ({"num_classes": 3}, (1, 8, 8, 2), {"text": T[:1]}, r"\['text'\]: it reads \['label'\]"),
@@ -163,6 +164,44 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(changes, shape
     model = SMALL.clone(**changes)
     with pytest.raises(InputError, match=message):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape), T[:1], context)
+
+
+def test_patches_are_pixels_of_more_channels():
+    """The same parameters as a model of images of half the size, whose pixels hold the four of a square."""
+    of_patches, plain = (
+        SMALL.clone(reads_low_res=True, patch_size=size, out_channels=channels) for size, channels in ((2, 2), (1, 8))
+    )
+    x_t = jax.random.normal(jax.random.key(1), (3, 16, 8, 2))
+    low_res = jax.random.normal(jax.random.key(2), x_t.shape)  # of the same size, so that it is read as it is
+
+    def squares(x):
+        return x.reshape(3, 8, 2, 4, 2, -1).transpose(0, 1, 3, 2, 4, 5)  # [b rows columns 2 2 c]
+
+    both = squares(jnp.concatenate([x_t, low_res], axis=-1))
+    beside = {"low_res": jnp.zeros((3, 8, 4, 0))}
+    params = jax.eval_shape(of_patches.init, jax.random.key(0), x_t, T, {"low_res": low_res})["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda p: jnp.asarray(0.2 * rng.standard_normal(p.shape), jnp.float32), params)
+    found = jax.jit(of_patches.apply)({"params": params}, x_t, T, {"low_res": low_res})
+    expected = jax.jit(plain.apply)({"params": params}, both.reshape(3, 8, 4, 16), T, beside)
+    assert found.shape == x_t.shape and np.abs(found).max() > 0.1
+    np.testing.assert_allclose(squares(found).reshape(3, 8, 4, 8), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_small_image_is_added_to_where_the_model_is_made_for_it():
+    """A fresh network answers with interpolation; a trained one, with what it adds."""
+    small = jax.random.normal(jax.random.key(2), (3, 4, 4, 2))
+    reading = SMALL.clone(reads_low_res=True)
+    adding = reading.clone(adds_low_res=True)
+    interpolated = jax.image.resize(small, X_T.shape, "bilinear")
+    variables = jax.jit(adding.init)(jax.random.key(0), X_T, T, {"low_res": small})
+    answer = lambda model, variables: jax.jit(model.apply)(variables, X_T, T, {"low_res": small})  # noqa: E731
+    np.testing.assert_allclose(answer(adding, variables), interpolated, atol=1e-6)
+    moved = jax.tree.map(lambda leaf: leaf + 0.1, variables)
+    np.testing.assert_allclose(answer(adding, moved), answer(reading, moved) + interpolated, atol=1e-5)
+    assert np.abs(answer(reading, moved)).max() > 0.1
+    with pytest.raises(InputError, match="adds what the model does not read: set model.reads_low_res=True"):
+        SMALL.clone(adds_low_res=True).init(jax.random.key(0), X_T, T)
 
 
 def test_an_earlier_estimate_is_read_where_the_model_is_made_for_it():

@@ -79,6 +79,8 @@ def model_of(config: Mapping[str, Any], **fields: Any) -> UNet:
 
 def config_of(model: UNet, *, sample_size: int, in_channels: int) -> dict[str, Any]:
     """What diffusers is told of a model for images of that height. InputError where it has none like it."""
+    if model.patch_size > 1:
+        raise InputError(f"diffusers has no {NAME} of patches, as patch_size={model.patch_size} makes")
     if model.reads_x_0:
         raise InputError(f"diffusers has no {NAME} that reads an earlier estimate, as reads_x_0=True does")
     attends = _attends_of(model, sample_size)
@@ -159,6 +161,7 @@ def original_table(model: UNet, image_size: int) -> list[Entry]:
         time_convention="ddpm",
         pads_both_sides=False,
         reads_x_0=False,
+        patch_size=1,
     )
     for field, value in paper_s.items():
         if getattr(model, field) != value:

@@ -19,6 +19,7 @@ from marble.errors import InputError
 from marble.models.attention import Implementation, MultiHeadAttention, check_heads
 from marble.models.embeddings import Convention, timestep_embedding
 from marble.models.layers import dense, layer_norm, wide
+from marble.models.patches import from_patches, into_patches
 from marble.models.transformer import Perceptron
 from marble.typing import Array, Context
 
@@ -167,20 +168,6 @@ class DiTBlock(nn.Module):
 def modulation(emb: Array, parts: int, width: int, dtype: Any, name: str) -> list[Array]:
     """That many [b 1 width], of a dense layer of swish(emb) which starts at 0."""
     return jnp.split(dense(parts * width, zero=True, dtype=dtype, name=name)(nn.silu(emb))[:, None], parts, axis=-1)
-
-
-def into_patches(x: Array, size: int) -> Array:
-    """[b h w c] -> [b n size*size*c]: squares of pixels, row by row, each with its rows one after the other."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // size, size, w // size, size, c).swapaxes(2, 3)  # [b rows columns size size c]
-    return x.reshape(b, -1, size * size * c)
-
-
-def from_patches(x: Array, rows: int, columns: int, size: int) -> Array:
-    """[b rows*columns size*size*c] -> [b h w c], the inverse of ``into_patches``."""
-    b, _, features = x.shape
-    x = x.reshape(b, rows, columns, size, size, features // size**2).swapaxes(2, 3)
-    return x.reshape(b, rows * size, columns * size, -1)
 
 
 def positions(rows: int, columns: int, channels: int, grid_size: int | None = None) -> np.ndarray:

@@ -20,6 +20,7 @@ from marble.errors import InputError
 from marble.models.attention import SelfAttention
 from marble.models.embeddings import Convention, LabelEmbedding, TimeEmbedding
 from marble.models.layers import GroupNorm, check_sizes, conv, wide
+from marble.models.patches import from_patches, into_patches
 from marble.models.resample import Upsample, downsample, resized
 from marble.models.resnet import ResBlock
 from marble.typing import Array, Context
@@ -33,9 +34,13 @@ class UNet(nn.Module):
     weights; no label means the null class. With ``reads_x_0`` it may hold ``x_0`` [b h w c], an earlier estimate of the
     image; none means zeros (Chen et al. 2022). With ``reads_low_res`` it has to hold ``low_res`` [b h' w' c], a smaller
     image, which is read beside x_t, at its size (Saharia et al. 2021), and may hold ``aug_level`` [b] in [0, 1], how
-    noisy that is; none means 0 (Ho et al. 2022). ``dtype`` is what is computed in (parameters stay float32), and
-    ``remat`` computes the residual blocks a second time in the gradient instead of keeping their insides. ``train``
-    switches dropout on; then ``rngs={"dropout": key}`` is needed.
+    noisy that is; none means 0 (Ho et al. 2022). With ``adds_low_res`` too the answer is that image and what the
+    network adds to it, which suits ``prediction_type="x_0"``: a fresh network answers with interpolation. ``dtype`` is
+    what is computed in (parameters stay float32), and ``remat`` computes the residual blocks a second time in the
+    gradient instead of keeping their insides. ``train`` switches dropout on; then ``rngs={"dropout": key}`` is needed.
+
+    With ``patch_size`` p above 1 squares of p x p pixels are read as one, of p p c channels, and answered likewise, so
+    that the first level has h / p rows: for large images, which cost the most there (Luhman & Luhman 2022).
 
     Other libraries' U-Nets of this shape differ in four numbers, whose defaults are the paper's: ``head_channels``,
     channels a head, from which each level has its number of heads, in place of num_heads; the ``epsilon`` of the
@@ -57,6 +62,8 @@ class UNet(nn.Module):
     has_null_class: bool = True
     reads_x_0: bool = False
     reads_low_res: bool = False
+    adds_low_res: bool = False
+    patch_size: int = 1
     head_channels: int | None = None
     epsilon: float = 1e-6
     time_convention: Convention = "ddpm"
@@ -73,16 +80,20 @@ class UNet(nn.Module):
         if self.reads_x_0:
             x_t = jnp.concatenate([x_t, (context or {}).get("x_0", jnp.zeros_like(x_t))], axis=-1)
         if self.reads_low_res:
-            beside = resized(context["low_res"], x_t.shape[1:3])
-            x_t = jnp.concatenate([x_t, beside.astype(x_t.dtype)], axis=-1)
-        h = conv(self.channels, dtype=self.dtype, name="conv_in")(x_t)
+            beside = resized(context["low_res"], x_t.shape[1:3]).astype(x_t.dtype)
+            x_t = jnp.concatenate([x_t, beside], axis=-1)
+        rows, columns, size = x_t.shape[1] // self.patch_size, x_t.shape[2] // self.patch_size, self.patch_size
+        h = into_patches(x_t, size).reshape(len(x_t), rows, columns, -1)
+        h = conv(self.channels, dtype=self.dtype, name="conv_in")(h)
         h, skips = self._down(h, emb, train)
         h = self._block("middle_block_0", h, self._width(-1), emb, train)
         h = self._attention("middle_attention", h)
         h = self._block("middle_block_1", h, self._width(-1), emb, train)
         h = self._up(h, skips, emb, train)
         h = nn.swish(GroupNorm(self.num_groups, self.epsilon, dtype=self.dtype, name="norm_out")(h))
-        return conv(self.out_channels, zero=True, dtype=self.dtype, name="conv_out")(h).astype(wide(self.dtype))
+        h = conv(size**2 * self.out_channels, zero=True, dtype=self.dtype, name="conv_out")(h)
+        h = from_patches(h.reshape(len(h), rows * columns, -1), rows, columns, size).astype(wide(self.dtype))
+        return h + beside if self.adds_low_res else h
 
     def _embed(self, t: Array, context: Context) -> Array:
         """Time and label [b 4*channels]."""
@@ -141,13 +152,15 @@ class UNet(nn.Module):
         return round(self.channels * self.channel_mult[level])
 
     def _check(self, x_t: Array, context: Context) -> None:
-        check_sizes(self, ("channels", "num_res_blocks", "num_groups", "num_heads"))
+        check_sizes(self, ("channels", "num_res_blocks", "num_groups", "num_heads", "patch_size"))
         if self.head_channels is not None and (self.head_channels < 1 or self.num_heads != 1):
             raise InputError(
                 f"model.head_channels={self.head_channels} must be at least 1, and model.num_heads={self.num_heads} "
                 "left out: channels a head say how many heads there are"
             )
-        factor = 2 ** (len(self.channel_mult) - 1)
+        if self.adds_low_res and not self.reads_low_res:
+            raise InputError("model.adds_low_res=True adds what the model does not read: set model.reads_low_res=True")
+        factor = self.patch_size * 2 ** (len(self.channel_mult) - 1)
         if x_t.ndim != 4 or x_t.shape[1] % factor or x_t.shape[2] % factor:
             raise InputError(
                 f"x_t of shape {list(x_t.shape)}: {len(self.channel_mult)} levels take [b h w c] "
