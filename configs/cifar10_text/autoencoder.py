@@ -3,7 +3,7 @@
 Paper      Rombach et al. 2022, High-Resolution Image Synthesis with Latent Diffusion Models, arXiv:2112.10752
 Data       marble data prepare cifar10
 Command    marble train --config configs/cifar10_text/autoencoder.py --workdir runs/cifar10_text/autoencoder
-Hardware   one GPU; :tiny 2 CPU cores
+Hardware   one GPU, and the extra [features], a network that the loss asks; :tiny 2 CPU cores, without it
 Expected   WORKDIR/vae, which configs/cifar10_text/latent.py reads; not trained in full yet
 Variants   those of configs/emoji/autoencoder.py
 """

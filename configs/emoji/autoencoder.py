@@ -2,7 +2,7 @@
 
 Paper      Rombach et al. 2022, High-Resolution Image Synthesis with Latent Diffusion Models, arXiv:2112.10752
 Command    marble train --config configs/emoji/autoencoder.py --workdir runs/emoji/autoencoder --config.data.source=DIR
-Hardware   one GPU; :tiny 2 CPU cores
+Hardware   one GPU, and the extra [features], a network that the loss asks; :tiny 2 CPU cores, without it
 Expected   WORKDIR/vae, which configs/emoji/latent.py reads; :tiny held-out images at 22 dB or more
            (docs/text_to_image.md)
 Variants   :quick and :tiny are 64x64 without a perceptual network and a discriminator, for minutes on a GPU and for a
