@@ -1,7 +1,7 @@
 """What the parts of text to image can do, by the workdirs that launch/text_to_image.sh leaves.
 
     python benchmarks/text_to_image.py --workdir runs/emoji [--features effnet]
-    python benchmarks/text_to_image.py --workdir W --train IMAGES [--variant quick]    # minutes on a GPU
+    python benchmarks/text_to_image.py --workdir W --train IMAGES [--variant quick]    # for a GPU
 
 With --train the autoencoder, CLIP and the latent model are trained first, on a folder of captioned images, by a variant
 of configs/emoji. Writes W/prompts.png, pictures of each of ten prompts, a row each. Prints what the logs say of held-

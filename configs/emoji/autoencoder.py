@@ -5,8 +5,8 @@ Command    marble train --config configs/emoji/autoencoder.py --workdir runs/emo
 Hardware   one GPU, and the extra [features], a network that the loss asks; :tiny 2 CPU cores, without it
 Expected   WORKDIR/vae, which configs/emoji/latent.py reads; :tiny held-out images at 22 dB or more
            (docs/text_to_image.md)
-Variants   :quick and :tiny are 64x64 without a perceptual network and a discriminator, for minutes on a GPU and for a
-           CPU; :smoke is two steps of a tiny model
+Variants   :tiny is 64x64 without a perceptual network and a discriminator, and so is :quick, meant for minutes on a GPU
+           and not run there yet; :smoke is two steps of a tiny model
 """
 
 from ml_collections import ConfigDict

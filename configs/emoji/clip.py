@@ -5,7 +5,8 @@ Command    marble train --config configs/emoji/clip.py --workdir runs/emoji/clip
 Hardware   one GPU; :tiny 2 CPU cores
 Expected   WORKDIR/clip, which configs/emoji/latent.py reads; :tiny finds the text of held-out images more than 10 times
            as often as by chance (docs/text_to_image.md)
-Variants   :quick, minutes on a GPU, and :tiny are 64x64; :smoke is two steps of a tiny model
+Variants   :tiny is 64x64, and so is :quick, meant for minutes on a GPU and not run there yet; :smoke is two steps of a
+           tiny model
 """
 
 from ml_collections import ConfigDict

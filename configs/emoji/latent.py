@@ -6,8 +6,8 @@ Command    marble train --config configs/emoji/latent.py --workdir runs/emoji/la
            --config.text.encoders and --config.text.tokenizers name others, such as TAESD and MiniLM
 Hardware   one GPU; :tiny 2 CPU cores
 Expected   pictures of the prompts in WORKDIR/samples (docs/text_to_image.md)
-Variants   :quick, minutes on a GPU, and :tiny are 64x64; :smoke is two steps of a tiny model. Each needs parts of its
-           own variant
+Variants   :tiny is 64x64, and so is :quick, meant for minutes on a GPU and not run there yet; :smoke is two steps of a
+           tiny model. Each needs parts of its own variant
 """
 
 from ml_collections import ConfigDict
