@@ -69,7 +69,8 @@ fi
 seconds=$((SECONDS - started))
 echo
 echo "trained and sampled in $((seconds / 60)) min $((seconds % 60)) s. Look at:"
-echo "  $workdir/out/samples.png       four pictures of each of ten prompts"
+echo "  $workdir/out/samples.png       four pictures of each of ten prompts, a column each"
 echo "  $workdir/out/trajectory.gif    how they came out of noise"
-echo "  $workdir/*/samples             what each part could do while it trained"
+[ "$family" != emoji ] || echo "  $workdir/larger/samples.png    one of each, made twice as large by the upsampler"
+echo "  $workdir/*/samples             what the parts that draw could do while they trained"
 echo "and draw what you like: marble sample --workdir $workdir/latent --text TEXT, or on a page: marble demo --workdir $workdir/latent"

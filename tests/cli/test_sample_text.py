@@ -6,6 +6,7 @@ import small_pipelines
 from PIL import Image
 
 from marble import loading
+from marble.cli import prompts as prompts_of
 from marble.cli.main import main
 
 STEPS = 3
@@ -47,7 +48,7 @@ LINES = ["a cat", "crème brûlée", "two dogs"]
 
 
 @pytest.mark.slow
-def test_one_image_a_prompt_and_on_from_there(made, prompts, pipe):
+def test_one_image_a_prompt_and_on_from_there(made, prompts, pipe, tmp_path):
     expected = pipe.sample(8, text=[LINES[i % 3] for i in range(8)], steps=STEPS)
     images = made("--text", prompts)
     assert images.shape == (3, 16, 16, 3)
@@ -57,6 +58,14 @@ def test_one_image_a_prompt_and_on_from_there(made, prompts, pipe):
     np.testing.assert_array_equal(made("--text", LINES[1], "--first", "4"), expected[4:5])
     np.testing.assert_array_equal(made("--text", LINES[0], "--text", LINES[1]), expected[:2])
     assert made().shape == (1, 16, 16, 3)  # of no text
+    made("--text", LINES[0], "--text", LINES[1], "--num", "8")
+    width, height = Image.open(tmp_path / "out" / "samples.png").size
+    assert height > 1.8 * width  # a column a prompt
+
+
+@pytest.mark.parametrize(("num_texts", "num", "columns"), [(2, 8, 2), (3, 3, None), (1, 8, None), (17, 34, None)])
+def test_a_prompt_is_a_column_where_there_is_room(num_texts, num, columns):
+    assert prompts_of.columns(["a"] * num_texts, num) == columns
 
 
 def test_all_that_can_be_said_of_it(made, pipe, tmp_path):

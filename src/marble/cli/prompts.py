@@ -17,6 +17,9 @@ NUM = 64
 MOST = 2**32 - 1
 """Images have indices of 32 bits."""
 
+MOST_COLUMNS = 16
+"""Prompts that a picture has beside each other."""
+
 
 def define(values: flags.FlagValues) -> None:
     """These flags."""
@@ -55,6 +58,12 @@ def number_of_images(values: flags.FlagValues, pipe: Any, least: int = 1) -> int
         return values.num
     reads_text = "text" in getattr(getattr(pipe, "conditioner", None), "requests", ())
     return max(least, len(values.text or ())) if reads_text else NUM
+
+
+def columns(texts: list[str] | None, num: int) -> int | None:
+    """Of the picture of num images: one a prompt, where several prompts have more than one image."""
+    count = len(texts or ())
+    return count if 1 < count <= MOST_COLUMNS and num > count else None
 
 
 def in_turn(texts: list[str] | None, num: int, first: int) -> str | list[str] | None:

@@ -72,10 +72,11 @@ def main(argv: list[str]) -> int:
     images, frames = drawn if values.gif else (drawn, None)
     out = Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
-    pictures.save_png(out / "samples.png", images)
+    columns = prompts.columns(values.text, len(images))
+    pictures.save_png(out / "samples.png", images, columns)
     pictures.save_npz(out / "samples.npz", images)
     if frames is not None:
-        pictures.save_gif(out / "trajectory.gif", frames.x)
+        pictures.save_gif(out / "trajectory.gif", frames.x, columns)
     logger.info("wrote %s", ", ".join(str(out / name) for name in written))
     return 0
 

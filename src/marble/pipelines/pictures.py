@@ -46,9 +46,9 @@ def save_png(path: Path, images: np.ndarray, columns: int | None = None) -> None
         picture(grid(images, columns)).save(file, format="PNG")
 
 
-def save_gif(path: Path, frames: np.ndarray, *, seconds: float = 4.0) -> None:
+def save_gif(path: Path, frames: np.ndarray, columns: int | None = None, *, seconds: float = 4.0) -> None:
     """Writes grids of uint8 frames [f b h w c] as an animation that lasts so long, then rests a second on the last."""
-    pictures = [picture(grid(frame)) for frame in frames]
+    pictures = [picture(grid(frame, columns)) for frame in frames]
     durations = [max(20, round(1000 * seconds / len(pictures)))] * len(pictures)
     durations[-1] = 1000
     with replacing(path) as file:
