@@ -7,7 +7,7 @@ import numpy as np
 import originals
 import pytest
 from PIL import Image
-from trained_parts import SIDES, train, train_on_classes
+from trained_parts import train, train_on_classes
 
 from marble import builders, loading, run
 from marble.cli import sample
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow  # minutes, nearly all of them XLA's: each part ha
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """A workdir for each part."""
-    return train(tmp_path_factory.mktemp("parts"), *SIDES)
+    return train(tmp_path_factory.mktemp("parts"), "autoencoder", "clip", "latent", "upsampler", "regression")
 
 
 def test_a_text_becomes_pictures(parts):
