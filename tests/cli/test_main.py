@@ -308,9 +308,12 @@ def test_images_that_do_not_fit_on_the_disk_are_a_fault_that_names_them(trained,
 @pytest.mark.parametrize(("flags", "field"), [([], "ema_params"), (["--raw_params"], "params")])
 def test_raw_params_are_the_last_ones(flags, field, trained, tmp_path, monkeypatch):
     used = []
-    monkeypatch.setattr(DiffusionPipeline, "sample", lambda pipe, *_, **__: used.append(pipe.params))
-    monkeypatch.setattr(pictures, "save_png", lambda *_: None)
-    monkeypatch.setattr(pictures, "save_npz", lambda *_: None)
+
+    def drawn(pipe, *_, **__):
+        used.append(pipe.params)
+        return np.zeros((1, 8, 8, 1), np.uint8)
+
+    monkeypatch.setattr(DiffusionPipeline, "sample", drawn)
     assert main(["sample", "--workdir", str(trained), "--out", str(tmp_path / "out"), *flags]) == 0
     _, state = final_state(trained)
     jax.tree.map(np.testing.assert_array_equal, used[0], getattr(state, field))

@@ -102,7 +102,7 @@ def test_the_network_reads_the_small_image_at_its_own_size():
     "request_, message",
     [
         ({}, r"this model makes images larger: give low_res, images \[2 2 2 3\]"),
-        ({"low_res": np.zeros((2, 4, 4, 3))}, r"low_res of shape \[2, 4, 4, 3\]: give \[n 2 2 3\], n 1 or 2"),
+        ({"low_res": np.zeros((2, 4, 4, 3))}, r"low_res of shape \[2, 4, 4, 3\]: give \[2 2 2 3\] or \[1 2 2 3\]"),
         ({"low_res": np.zeros((2, 2, 2, 3), int)}, "low_res of int64: give uint8, or floats"),
         ({"low_res": np.full((2, 2, 2, 3), 2.0)}, "low_res of float64: give uint8, or floats"),
         ({"low_res": np.zeros((2, 2, 2, 3)), "aug_level": 0.7}, "aug_level=0.7 must be between 0 and low_res.max_aug"),
