@@ -22,7 +22,7 @@ from marble.cli.main import main
 from marble.config import load_config
 from marble.data.images import decode
 from marble.errors import EXIT_RESTART
-from marble.pipelines import DiffusionPipeline, pictures
+from marble.pipelines import DiffusionPipeline
 
 
 @pytest.fixture(scope="module")
