@@ -50,8 +50,9 @@ def test_small_pictures_become_large_ones(parts, name):
     assert images.shape == (5, 2 * side, 2 * side, 3)
     alone = pipe.sample(1, low_res=small[4], first=4, seed=3)
     assert np.abs(alone[0].astype(int) - images[4]).max() <= 1
-    again = pipe.sample(5, low_res=small, seed=4)
-    assert (name == "regression") == np.array_equal(again, images)
+    # After two steps what is added to the small image is little, and drawn all the same.
+    one, other = (pipe.sample(5, low_res=small, seed=seed, as_float=True) for seed in (3, 4))
+    assert (name == "regression") == np.array_equal(one, other)
     with pytest.raises(InputError, match=rf"low_res of shape \[5, {side}, 2, 3\]: give \[5 {side} {side} 3\] or \[1 "):
         pipe.sample(5, low_res=small[:, :, :2])
     with pytest.raises(InputError, match=r"this model makes images larger: give low_res"):
