@@ -136,8 +136,9 @@ def walk(pipe: DiffusionPipeline, text: str, noise: jax.Array, num_steps: int) -
     level = pipe.grid(num_steps)
     times, alpha, sigma = (np.asarray(value)[: num_steps + 1] for value in (level.t, level.alpha, level.sigma))
     scale, x, found = pipe.config.guidance_scale, noise, []
+    contexts = [told(pipe, words) for words in (text, "")]
     for i in range(num_steps):
-        of_text, of_none = (pipe.denoise(x, int(times[i]), told(pipe, words)).eps for words in (text, ""))
+        of_text, of_none = (pipe.denoise(x, int(times[i]), context).eps for context in contexts)
         eps = of_none + scale * (of_text - of_none)
         factor = float(alpha[i + 1] / alpha[i])
         share = float(factor * sigma[i] - sigma[i + 1])

@@ -80,9 +80,9 @@ def plan_workdir(
     sampler: bool = True,
     cache: str | None = None,
 ) -> Plan:
-    """The same for a run's workdir, or the sampler alone for a published checkpoint, converted or not; none is read.
+    """The same for a run's workdir, or the sampler alone for a published checkpoint, converted or not.
 
-    change makes another config of the workdir's. batch_size and dtype are as in ``marble.load(workdir).sample``, and of
+    No weights are read. change makes another config of the workdir's. batch_size and dtype are as in ``marble.load(workdir).sample``, and of
     the sampler alone.
     """
     kept, data = recalled(workdir)
