@@ -82,8 +82,8 @@ def plan_workdir(
 ) -> Plan:
     """The same for a run's workdir, or the sampler alone for a published checkpoint, converted or not.
 
-    No weights are read. change makes another config of the workdir's. batch_size and dtype are as in ``marble.load(workdir).sample``, and of
-    the sampler alone.
+    No weights are read. change makes another config of the workdir's. batch_size and dtype are as in
+    ``marble.load(workdir).sample``, and of the sampler alone.
     """
     kept, data = recalled(workdir)
     is_trained, config = data.originals != PUBLISHED, builders.complete(kept)

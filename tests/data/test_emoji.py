@@ -45,6 +45,14 @@ def test_pictures_are_of_different_things(folder):
 
 
 @installed
+def test_a_folder_that_is_empty_is_filled(tmp_path, monkeypatch):
+    monkeypatch.setattr(emoji, "BLOCKS", ((0x1F600, 0x1F604),))
+    (tmp_path / "out").mkdir()
+    assert emoji.render(tmp_path / "out", size=8) == 4
+    assert len(list_folder(tmp_path / "out").entries) == 4
+
+
+@installed
 def test_a_folder_that_has_something_in_it_is_left_alone(folder):
     with pytest.raises(InputError, match="has something in it: give a new folder"):
         emoji.render(folder)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
@@ -41,7 +42,7 @@ def render(out: Path, *, font: Path | None = None, size: int = 128) -> int:
     pictures = list(_pictures(_opened(font)))
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = []
-    with replaced_folder(out) as made:
+    with replaced_folder(epath.Path(out)) as made:
         (made / "images").mkdir()
         for name, picture in tqdm(pictures, "emoji", unit="image", disable=None):
             file = f"images/{name.replace(' ', '_')}.png"
