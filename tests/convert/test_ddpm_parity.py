@@ -200,6 +200,7 @@ def test_what_is_not_supported_is_refused(changes, message):
         (UNet(num_heads=4, attention_resolutions=(16, 32)), r"num_heads=4 at levels of \[128, 256\] channels"),
         (UNet(reads_x_0=True), "reads_x_0=True"),
         (UNet(patch_size=2), "patch_size=2"),
+        (UNet(reads_low_res=True), "reads_low_res=True"),
     ],
 )
 def test_what_diffusers_has_not_is_not_written(model, message):

@@ -83,6 +83,8 @@ def config_of(model: UNet, *, sample_size: int, in_channels: int) -> dict[str, A
         raise InputError(f"diffusers has no {NAME} of patches, as patch_size={model.patch_size} makes")
     if model.reads_x_0:
         raise InputError(f"diffusers has no {NAME} that reads an earlier estimate, as reads_x_0=True does")
+    if model.reads_low_res:
+        raise InputError(f"diffusers has no {NAME} that reads a smaller image, as reads_low_res=True does")
     attends = _attends_of(model, sample_size)
     flip, shift = next(key for key, convention in CONVENTIONS.items() if convention == model.time_convention)
     return {
