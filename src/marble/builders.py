@@ -14,8 +14,11 @@ from marble.errors import InputError
 from marble.experiments import DataConfig, Experiment
 from marble.objectives.autoencoder import LatentAutoencoder
 from marble.objectives.clip import Contrastive
+from marble.objectives.consistency import Consistency
 from marble.objectives.diffusion import Diffusion
+from marble.objectives.mean_flow import MeanFlow
 from marble.objectives.objective import Given, Objective
+from marble.objectives.progressive import Progressive
 from marble.objectives.upsampler import Upsampler
 from marble.objectives.vae import VariationalAutoencoder
 from marble.parallel import ParallelConfig, in_32_bits
@@ -30,6 +33,9 @@ OBJECTIVES = {
     "autoencoder": LatentAutoencoder,
     "clip": Contrastive,
     "upsampler": Upsampler,
+    "progressive": Progressive,
+    "consistency": Consistency,
+    "mean_flow": MeanFlow,
 }
 """What ``config.objective`` can be; where a config does not say, its model does."""
 OPTIMIZERS = {"adam": adam}

@@ -134,7 +134,7 @@ def load_params(
     config = config if dtype is None else in_dtype(config, dtype)
     experiment = build(config, data.image, class_names=data.class_names, folder=workdir)
     step, params = _params(experiment, workdir, step=step, best=best, raw_params=raw_params, ema_length=ema_length)
-    base = base_of(experiment.objective, config["init_from"])
+    base = base_of(experiment.objective, config["init_from"]) if experiment.objective.adapts else None
     params = experiment.objective.whole(params, experiment.objective.frozen(base))
     return step, experiment, params if dtype is None else _held_in(params, dtype)
 
@@ -236,16 +236,18 @@ def _params(
 
 
 def base_of(objective: Objective, source: str | None) -> Any:
-    """The parameters, on the host, that a run's adapters adapt: those of source; None where it trains a whole network.
+    """The parameters of source, on the host, that a run's loss reads: what its adapters adapt, or a teacher's; or None.
 
-    They are in no checkpoint of the run: it reads them when it begins, goes on, and is used. InputError where they are
-    not to be had, or of another model.
+    They are in no checkpoint of the run: it reads them when it begins and goes on, and adapters' when it is used.
+    InputError where they are not to be had, or of another model.
     """
     shapes = objective.base_shapes
     if shapes is None:
         return None
     if source is None:
-        raise InputError("lora.rank is set: set init_from too, to the run or checkpoint whose network is adapted")
+        what = "lora.rank is set" if objective.adapts else "a student learns from a teacher"
+        whose = "whose network is adapted" if objective.adapts else "that teaches"
+        raise InputError(f"{what}: set init_from too, to the run or checkpoint {whose}")
     found = None
 
     def read() -> None:

@@ -106,7 +106,7 @@ def _run(
         agreement.from_first(lambda: held.enter_context(workdir.locked(directory)))
         state = restore_or_init(directory, init, mapping)
         start_step = int(state.step)
-        if config.init_from is not None and start_step == 0 and base is None:
+        if config.init_from is not None and start_step == 0 and not experiment.objective.adapts:
             state = with_parameters_of(state, config.init_from, mapping, partial=config.init_from_partial)
         if start_step > experiment.training.num_steps:
             raise InputError(
@@ -117,7 +117,7 @@ def _run(
         agreement.from_first(lambda: experiment.objective.keep(epath.Path(directory)))
         state = state.replace(frozen=mapping.place(experiment.objective.frozen(base)))
         draws = experiment.training.sample_every or experiment.evaluation.every
-        reads = experiment.training.eval_every or (draws and base is not None)
+        reads = experiment.training.eval_every or (draws and experiment.objective.adapts)
         # The state's own arrays are donated to its next step.
         for_hooks = jax.tree.map(jnp.copy, state.frozen) if reads else None
         whole = whole_network(experiment, for_hooks)
@@ -277,7 +277,7 @@ def held_out_loss(
 
 def whole_network(experiment: Experiment, frozen: Any) -> Callable[[Any], Any]:
     """A function of what is trained: the parameters that draw, which of adapters are more than these."""
-    if experiment.objective.base_shapes is None:
+    if not experiment.objective.adapts:
         return lambda params: params
     merge = jax.jit(experiment.objective.whole)
     return lambda params: merge(params, frozen)

@@ -19,7 +19,17 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 MOST_LISTED = 12
 """Names that a message lists; it counts the others."""
 
-SUPPLIED = ("parent", "out_channels", "image_shape", "reads_x_0", "dtype", "learning_rate_fn", "schedule", "t")
+SUPPLIED = (
+    "parent",
+    "out_channels",
+    "image_shape",
+    "reads_x_0",
+    "reads_s",
+    "dtype",
+    "learning_rate_fn",
+    "schedule",
+    "t",
+)
 """Arguments of constructors that marble supplies itself: no config has them as they are."""
 
 

@@ -23,6 +23,7 @@ from marble.parallel import ParallelConfig
 from marble.pipelines import ImageSpec
 
 STEPS, CONTINUOUS = {"num_train_timesteps": 10}, {}
+TRUNCATED = {"weighting": "truncated_snr", "prediction_type": "v"}
 BOUND = {"weighting": "elbo", "prediction_type": "v"}
 EXPERIMENTS = {
     words["beta_schedule"]: (words, training)
@@ -36,7 +37,7 @@ EXPERIMENTS = {
         ({"beta_schedule": "warmup10", **STEPS, "prediction_type": "posterior_mean", "weighting": "p2"}, {}),
         ({"beta_schedule": "warmup50", **STEPS, "weighting": "elbo", "variance_type": "fixed_large"}, {}),
         ({"beta_schedule": "squaredcos_cap_v2", **STEPS, "variance_type": "learned_range"}, {}),
-        ({"beta_schedule": "sigmoid", **STEPS, "rescale_betas_zero_snr": True, "prediction_type": "v"}, {}),
+        ({"beta_schedule": "sigmoid", **STEPS, "rescale_betas_zero_snr": True, **TRUNCATED}, {}),
         ({"beta_schedule": "cosine", "prediction_type": "v", "weighting": "sigmoid"}, {"self_conditioning": True}),
         ({"beta_schedule": "edm", "prediction_type": "edm", "weighting": "edm", "variance_type": "fixed_small"}, {}),
         ({"beta_schedule": "rectified_flow", "prediction_type": "flow"}, {"timestep_sampling": "low_discrepancy"}),

@@ -16,6 +16,7 @@ from marble.errors import EXIT_RESTART, InputError, RestartError, RunError
 
 COMMANDS = {
     "train": ("marble.cli.train", "train a model from a config file"),
+    "distill": ("marble.cli.distill", "make of a trained model one that draws in a few steps"),
     "sample": ("marble.cli.sample", "draw images from a trained model"),
     "demo": ("marble.cli.demo", "a page where anybody with a browser draws from a trained model"),
     "evaluate": ("marble.cli.evaluate", "measure a trained model: bits a dimension"),

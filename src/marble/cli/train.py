@@ -10,6 +10,7 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -53,9 +54,6 @@ def program(argv: list[str]) -> int:
 
 def _train(argv: list[str], interruption: Interruption) -> int:
     changes = [word for word in argv if word.startswith("--config.")]
-    for word in changes:
-        if "=" not in word:
-            raise InputError(f"{word} has no value: write {word}=VALUE")
     values = parse("train", __doc__, [word for word in argv if word not in changes], define)
     require(values, "config", *([] if values.print_config else ["workdir"]))
     if values.workdir is not None and not is_remote(values.workdir):
@@ -64,6 +62,15 @@ def _train(argv: list[str], interruption: Interruption) -> int:
     if values.print_config:
         print(strict_json.dumps_config(config.to_dict(), indent=2))
         return 0
+    return trained([(config, values.workdir)], interruption, values.profile)
+
+
+def trained(runs: Sequence[tuple[ConfigDict, str]], interruption: Interruption, profile: str | None = None) -> int:
+    """Trains by each complete config in its workdir, one after the other, and returns the exit status.
+
+    profile is of the last one: START:N.
+    """
+    config, workdir = runs[-1]
     if config.training.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     from marble.parallel import use_compilation_cache
@@ -72,9 +79,10 @@ def _train(argv: list[str], interruption: Interruption) -> int:
     from marble.training.operation import Profile
 
     use_compilation_cache()
-    profile = None if values.profile is None else Profile.parse(values.workdir, values.profile)
+    profiled = None if profile is None else Profile.parse(workdir, profile)
     try:
-        run(config, values.workdir, interruption, profile)
+        for of_run in runs:
+            run(*of_run, interruption, profiled if of_run is runs[-1] else None)
     except Interrupted as interrupted:
         logger.warning("%s", interrupted)
         sys.stderr.flush()
@@ -82,7 +90,7 @@ def _train(argv: list[str], interruption: Interruption) -> int:
             os._exit(EXIT_RESTART)  # an abandoned computation may run on, and must not be waited for
         return EXIT_RESTART
     if is_first():
-        logger.info("done; %s", DONE.get(config.objective, SAMPLE).format(shlex.quote(values.workdir)))
+        logger.info("done; %s", DONE.get(config.objective, SAMPLE).format(shlex.quote(workdir)))
     return 0
 
 
@@ -97,9 +105,16 @@ DONE = {
 
 def configured(name: str, changes: list[str]) -> ConfigDict:
     """The complete config of that name with the changes of the command line."""
+    return changed(load_config(name), changes)
+
+
+def changed(config: ConfigDict, changes: list[str]) -> ConfigDict:
+    """The complete config with the changes of the command line, --config.section.key=value."""
     from marble.builders import Layout, complete, renamed
 
-    config = load_config(name)
+    for word in changes:
+        if "=" not in word:
+            raise InputError(f"{word} has no value: write {word}=VALUE")
     for word in changes:  # names first: what one stands for says which other keys its section has
         key, _, value = word.removeprefix("--config.").partition("=")
         section, _, field = key.partition(".")

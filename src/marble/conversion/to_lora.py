@@ -16,7 +16,7 @@ def plan_of(workdir: str, *, step: int | None, dtype: Any) -> Plan:
     """What is written of a run that trains adapters alone; InputError for another one."""
     _, experiment, adapters = load_trained(workdir, step=step)
     objective = experiment.objective
-    if objective.base_shapes is None:
+    if not objective.adapts:
         raise InputError(f"{workdir} trains its whole network, and has no adapters: leave --to lora out")
     table_of(objective.model)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(adapters))

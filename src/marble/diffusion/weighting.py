@@ -12,6 +12,7 @@ of it, to what can be seen. With t drawn uniformly, and SNR = alpha² / sigma² 
     p2          1 / (k + SNR)^gamma                      Choi et al. 2022
     sigmoid     elbo * sigmoid(bias - log_snr)           Kingma & Gao 2023; Hoogeboom et al. 2024
     edm         1 + 1 / (SNR std²)                       Karras et al. 2022, table 1
+    truncated_snr  max(1, 1 / SNR)                       Salimans & Ho 2022, section 4
 
 The same as weights of the error in x_0 are SNR times these, of that in v (variance preserving) alpha² times these:
 ``loss.denoising_loss`` converts them.
@@ -86,6 +87,11 @@ def edm(schedule: NoiseSchedule, t: Array) -> Array:
     (Karras et al. 2022, table 1, with std = 0.5.) It is 1 in the space of EDM's network.
     """
     return 1 + jnp.exp(-_log_snr(schedule, t)) / DATA_STD**2
+
+
+def truncated_snr(schedule: NoiseSchedule, t: Array) -> Array:
+    """max(1, 1 / SNR); of the error in x_0, max(SNR, 1) (Salimans & Ho 2022, section 4): distillation's."""
+    return jnp.maximum(1.0, jnp.exp(-_log_snr(schedule, t)))
 
 
 def reverse_variance(schedule: Schedule, variance_type: VarianceType) -> np.ndarray:

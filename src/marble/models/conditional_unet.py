@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from marble.errors import InputError
 from marble.models.attention import Implementation
-from marble.models.embeddings import MappedEmbedding, TimeEmbedding, timestep_embedding
+from marble.models.embeddings import MappedEmbedding, TimeEmbedding, span_of, timestep_embedding
 from marble.models.layers import GroupNorm, check_sizes, conv, wide
 from marble.models.resample import Upsample, downsample
 from marble.models.resnet import ResBlock
@@ -34,7 +34,8 @@ class ConditionalUNet(nn.Module):
     be attended to. With ``pooled_channels`` (SDXL) it holds ``pooled_text`` [b pooled_channels] and ``size`` [b 6] in
     pixels: the original image's height and width, the top and left of what was cut from it, and the height and width
     that are wanted. With ``concat_channels`` it holds ``concat`` [b h w concat_channels], which stands behind x_t's
-    channels (a mask and the image that it leaves, for the inpainting models).
+    channels (a mask and the image that it leaves, for the inpainting models). With ``reads_s`` it may hold ``s`` [b],
+    the time that a step goes to: the answer is then of the whole way there (Geng et al. 2025).
 
     Level i has ``channels * channel_mult[i]`` channels, ``num_heads[i]`` heads, and transformers of
     ``transformer_depth[i]`` blocks; the middle's has ``middle_depth``. ``dtype`` is what is computed in (parameters
@@ -55,6 +56,7 @@ class ConditionalUNet(nn.Module):
     text_channels: int = 768
     pooled_channels: int | None = None
     concat_channels: int = 0
+    reads_s: bool = False
     dropout: float = 0.0
     num_groups: int = 32
     dtype: Any = jnp.float32
@@ -87,6 +89,9 @@ class ConditionalUNet(nn.Module):
     def _embed(self, t: Array, context: Context) -> Array:
         """The time, and where the model is told of them the text as a whole and the sizes [b 4*channels]."""
         emb = TimeEmbedding(self.channels, dtype=self.dtype, convention="adm", name="time")(t)
+        if self.reads_s:
+            span = TimeEmbedding(self.channels, dtype=self.dtype, convention="adm", is_zero=True, name="span")
+            emb += span(span_of(t, context))
         if self.pooled_channels is None:
             return emb
         size, pooled = context["size"], context["pooled_text"]
@@ -156,7 +161,8 @@ class ConditionalUNet(nn.Module):
             needed.update(pooled_text=(self.pooled_channels,), size=(6,))
         if self.concat_channels:
             needed.update(concat=(*x_t.shape[1:3], self.concat_channels))
-        if set(needed) - set(context) or set(context) - {*needed, "text_mask"}:
+        allowed = {*needed, "text_mask", *(["s"] if self.reads_s else [])}
+        if set(needed) - set(context) or set(context) - allowed:
             raise InputError(f"the context {sorted(context)} was given to a model that reads {', '.join(needed)}")
         for name, shape in needed.items():
             found = context[name].shape

@@ -17,7 +17,7 @@ import numpy as np
 
 from marble.errors import InputError
 from marble.models.attention import Implementation, MultiHeadAttention, check_heads
-from marble.models.embeddings import Convention, timestep_embedding
+from marble.models.embeddings import Convention, TimeEmbedding, span_of, timestep_embedding
 from marble.models.layers import dense, layer_norm, wide
 from marble.models.patches import from_patches, into_patches
 from marble.models.transformer import Perceptron
@@ -33,14 +33,17 @@ class DiT(nn.Module):
 
     With ``num_classes`` the context may hold ``label`` [b] in 0..num_classes, where ``num_classes`` is the null class;
     no label means the null class. With ``text_channels`` it holds ``text`` [b l text_channels], and it may hold
-    ``text_mask`` [b l], True for the tokens that are to be attended to. Positions are of the image at hand, 0 to h /
-    patch_size - 1 and 0 to w / patch_size - 1; with ``grid_size`` they are stretched to 0..grid_size, as diffusers does
-    with an image that has another size than those trained on. ``time_convention`` is how sinusoids of t stand: "adm" in
-    the paper's own weights, "mixed" in diffusers'; and ``perceptron_epsilon``, of the LayerNorm before each perceptron,
-    is 1e-6 in the paper's and 1e-5 in diffusers'. ``dtype`` is what is computed in (parameters stay float32), and
-    ``remat`` computes the blocks a second time in the gradient instead of keeping their insides. ``scan_blocks``
-    compiles one block for all of them, whose parameters are stacked in the program and stay one block's each outside of
-    it: a gradient then compiles in a tenth of the time. ``train`` changes nothing: DiT has no dropout.
+    ``text_mask`` [b l], True for the tokens that are to be attended to. With ``reads_s`` it may hold ``s`` [b], the
+    time that a step goes to: the answer is then of the whole way there (Geng et al. 2025).
+
+    Positions are of the image at hand, 0 to h / patch_size - 1 and 0 to w / patch_size - 1; with ``grid_size`` they are
+    stretched to 0..grid_size, as diffusers does with an image that has another size than those trained on.
+    ``time_convention`` is how sinusoids of t stand: "adm" in the paper's own weights, "mixed" in diffusers'; and
+    ``perceptron_epsilon``, of the LayerNorm before each perceptron, is 1e-6 in the paper's and 1e-5 in diffusers'.
+    ``dtype`` is what is computed in (parameters stay float32), and ``remat`` computes the blocks a second time in the
+    gradient instead of keeping their insides. ``scan_blocks`` compiles one block for all of them, whose parameters are
+    stacked in the program and stay one block's each outside of it: a gradient then compiles in a tenth of the time.
+    ``train`` changes nothing: DiT has no dropout.
 
     An InputError, at trace time, for: a width that num_heads or 4 don't divide; h or w that patch_size doesn't divide;
     a context that the network doesn't read.
@@ -54,6 +57,7 @@ class DiT(nn.Module):
     mlp_ratio: float = 4.0
     num_classes: int | None = 1000
     text_channels: int | None = None
+    reads_s: bool = False
     grid_size: int | None = None
     time_convention: Convention = "adm"
     perceptron_epsilon: float = 1e-6
@@ -69,6 +73,9 @@ class DiT(nn.Module):
         label = (context or {}).get("label")
         given = (self.width, self.num_classes, self.time_convention, self.dtype)
         emb = Conditioning(*given, name="conditioning")(t, label)
+        if self.reads_s:
+            features = dict(features=self.width, convention=self.time_convention, is_zero=True, name="span")
+            emb += TimeEmbedding(TIME_CHANNELS, self.dtype, **features)(span_of(t, context))
         x = dense(self.width, dtype=self.dtype, name="patches")(into_patches(x_t, self.patch_size))
         x = (x + positions(rows, columns, self.width, self.grid_size)[None]).astype(self.dtype)
         x = self._blocks(x, emb, *((context or {}).get(name) for name in TEXT))
@@ -103,6 +110,7 @@ class DiT(nn.Module):
                 f"with h and w multiples of {self.patch_size}"
             )
         read = [*([] if self.num_classes is None else ["label"]), *([] if self.text_channels is None else TEXT)]
+        read += ["s"] if self.reads_s else []
         if set(context) - set(read) or ("text" in read and "text" not in context):
             raise InputError(
                 f"a model of num_classes {self.num_classes} and text_channels {self.text_channels} was given the "

@@ -1,5 +1,6 @@
 """What the network is told besides the image, as vectors: the time, and the label."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -42,11 +43,19 @@ class TimeEmbedding(nn.Module):
     dtype: Any = jnp.float32
     features: int | None = None
     convention: Convention = "ddpm"
+    is_zero: bool = False
+    """Whether it starts as 0, so that a network that gets it says what it said before."""
 
     @nn.compact
     def __call__(self, t: Array) -> Array:
         sinusoids = timestep_embedding(t, self.channels, self.convention)
-        return _mapped(sinusoids, self.features or 4 * self.channels, self.dtype)
+        return _mapped(sinusoids, self.features or 4 * self.channels, self.dtype, is_zero=self.is_zero)
+
+
+def span_of(t: Array, context: Mapping[str, Array] | None) -> Array:
+    """t - s [b], how far a step goes, in the model's time: the context's ``s`` [b] is where to; without it 0."""
+    s = (context or {}).get("s", t)
+    return (t - s).astype(jnp.promote_types(t.dtype, jnp.float32))
 
 
 class MappedEmbedding(nn.Module):
@@ -60,9 +69,9 @@ class MappedEmbedding(nn.Module):
         return _mapped(x, self.features, self.dtype)
 
 
-def _mapped(x: Array, features: int, dtype: Any) -> Array:
+def _mapped(x: Array, features: int, dtype: Any, *, is_zero: bool = False) -> Array:
     h = nn.swish(dense(features, dtype=dtype, name="dense_0")(x))
-    return dense(features, dtype=dtype, name="dense_1")(h)
+    return dense(features, zero=is_zero, dtype=dtype, name="dense_1")(h)
 
 
 class LabelEmbedding(nn.Module):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from marble.errors import InputError
 from marble.models.attention import SelfAttention
-from marble.models.embeddings import Convention, LabelEmbedding, TimeEmbedding
+from marble.models.embeddings import Convention, LabelEmbedding, TimeEmbedding, span_of
 from marble.models.layers import GroupNorm, check_sizes, conv, wide
 from marble.models.patches import from_patches, into_patches
 from marble.models.resample import Upsample, downsample, resized
@@ -38,6 +38,9 @@ class UNet(nn.Module):
     network adds to it, which suits ``prediction_type="x_0"``: a fresh network answers with interpolation. ``dtype`` is
     what is computed in (parameters stay float32), and ``remat`` computes the residual blocks a second time in the
     gradient instead of keeping their insides. ``train`` switches dropout on; then ``rngs={"dropout": key}`` is needed.
+
+    With ``reads_s`` the context may hold ``s`` [b], the time that a step goes to: the answer is then of the whole way
+    from t to s (Geng et al. 2025), and without it of t alone.
 
     With ``patch_size`` p above 1 squares of p x p pixels are read as one, of p p c channels, and answered likewise, so
     that the first level has h / p rows: for large images, which cost the most there (Luhman & Luhman 2022).
@@ -63,6 +66,7 @@ class UNet(nn.Module):
     reads_x_0: bool = False
     reads_low_res: bool = False
     adds_low_res: bool = False
+    reads_s: bool = False
     patch_size: int = 1
     head_channels: int | None = None
     epsilon: float = 1e-6
@@ -101,6 +105,9 @@ class UNet(nn.Module):
         if self.reads_low_res:
             level = 1000 * context.get("aug_level", jnp.zeros(t.shape, jnp.float32))  # as wide as steps are
             emb += TimeEmbedding(self.channels, self.dtype, convention=self.time_convention, name="aug_level")(level)
+        if self.reads_s:
+            span = TimeEmbedding(self.channels, self.dtype, convention=self.time_convention, is_zero=True, name="span")
+            emb += span(span_of(t, context))
         if self.num_classes is None:
             return emb
         label = context.get("label", jnp.full(t.shape, self.num_classes, jnp.int32))
@@ -167,7 +174,7 @@ class UNet(nn.Module):
                 f"with h and w multiples of {factor}"
             )
         of_low_res = {"low_res": self.reads_low_res, "aug_level": self.reads_low_res}
-        known = {"label": self.num_classes is not None, "x_0": self.reads_x_0, **of_low_res}
+        known = {"label": self.num_classes is not None, "x_0": self.reads_x_0, "s": self.reads_s, **of_low_res}
         read = [key for key, is_read in known.items() if is_read]
         if set(context) - set(read) or (self.reads_low_res and "low_res" not in context):
             raise InputError(

@@ -38,6 +38,7 @@ from marble.parallel import WHOLE, Across, DeviceMapping
 from marble.pipelines import Classifier, DiffusionPipeline, SamplingConfig
 from marble.sampling import Sampler
 from marble.schema import DTYPES, Reading, Section, schema
+from marble.training.state import Memory
 from marble.training.step import LossFn
 from marble.typing import Array, Batch, ImageSpec
 
@@ -72,6 +73,7 @@ WEIGHTINGS = {
     "p2": weighting.p2,
     "sigmoid": weighting.sigmoid,
     "edm": weighting.edm,
+    "truncated_snr": weighting.truncated_snr,
 }
 
 
@@ -156,7 +158,7 @@ class Diffusion(Plain):
             "name",
             dtype=reading.named("model", "dtype"),
             out_channels=codec.spec.shape[-1] * (2 if words.learns_variance else 1),
-            **_self_conditioned(reading.named("model", "name"), training.self_conditioning),
+            **cls.told_beside(reading.named("model", "name"), training),
         )
         named = functools.partial(named_sampler, schedule, reading.arguments("sampling", "sampler"))
         sampler = with_schedule(
@@ -196,10 +198,24 @@ class Diffusion(Plain):
             warn_of_image_left(schedule, given.training.num_steps)
         return built
 
+    @classmethod
+    def told_beside(cls, network: type[nn.Module], training: DiffusionTrainingConfig) -> dict[str, bool]:
+        """The arguments of the network by which it is told more; InputError where that is asked of another."""
+        if "reads_x_0" in network.__dataclass_fields__:
+            return {"reads_x_0": training.self_conditioning}
+        if training.self_conditioning:
+            raise InputError(f"training.self_conditioning is for models that read it: a {network.__name__} does not")
+        return {}
+
     @property
     def image(self) -> ImageSpec:
         """Of the images."""
         return self.codec.image
+
+    @property
+    def tells_s(self) -> bool:
+        """Whether the network is told where a step ends."""
+        return False
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -249,7 +265,7 @@ class Diffusion(Plain):
             return params
         return {**params, CURVE: self.schedule.init(jax.random.fold_in(key, 1), jnp.zeros(1, jnp.float32))["params"]}
 
-    def loss_history(self) -> LossHistory | None:
+    def loss_history(self) -> Memory | None:
         """What the state has to remember of losses: something where t is drawn by importance."""
         if self.training.timestep_sampling != "importance":
             return None
@@ -259,16 +275,18 @@ class Diffusion(Plain):
         """The loss of images, that of the x_0 they are encoded to; in training with dropout, of the context too."""
 
         def loss_fn(params: Any, batch: Batch, key: Array, history: Any = None, frozen: Frozen | None = None) -> Any:
-            codec, conditioner, _ = frozen or Frozen(self.codec, self.conditioner)
+            codec, conditioner, base = frozen or Frozen(self.codec, self.conditioner)
             params = self.whole(params, frozen)
             keys = example_keys(jax.random.fold_in(key, CODEC_DRAW), batch)
             x_0 = codec.of_batch(batch, keys)
             memory = () if history is None else (history,)
-            return self._loss_of_x_0(conditioner, train=train)(params, {**batch, "image": x_0}, key, *memory)
+            return self.loss_of_x_0(base, conditioner, train=train)(params, {**batch, "image": x_0}, key, *memory)
 
         return loss_fn
 
-    def _loss_of_x_0(self, conditioner: Conditioner, *, train: bool) -> LossFn:
+    def loss_of_x_0(self, base: Any, conditioner: Conditioner, *, train: bool) -> LossFn:
+        """The loss of x_0 in the place of images; base are the parameters of ``base_shapes``."""
+        del base
         options = dict(
             prediction_type=self.config.prediction_type,
             timestep_sampling=self.training.timestep_sampling,
@@ -298,9 +316,14 @@ class Diffusion(Plain):
         return parts if jax.tree.leaves(parts) else None
 
     @property
+    def adapts(self) -> bool:
+        """Whether adapters are trained."""
+        return self.adapters is not None
+
+    @property
     def base_shapes(self) -> Any:
         """The shapes of what ``frozen`` takes as base; None where the whole network is trained."""
-        if self.adapters is None:
+        if not self.adapts:
             return None
         return jax.eval_shape(lambda: self.model.init(jax.random.key(0), *self.model_inputs())["params"])
 
@@ -343,6 +366,7 @@ class Diffusion(Plain):
             classifier=classifier,
             named_sampler=self.named_sampler,
             self_conditioning=self.training.self_conditioning,
+            tells_s=self.tells_s,
             mapping=mapping,
         )
 
@@ -355,12 +379,3 @@ class Diffusion(Plain):
     ) -> np.ndarray:
         """Images of what the model can be told."""
         return pipe.sample(num, seed=seed, params=params, **self.conditioner.examples(num, held_out))
-
-
-def _self_conditioned(model: type[nn.Module], is_asked: bool) -> dict[str, bool]:
-    """The argument of a model that can read its own estimate; InputError where that is asked of another."""
-    if "reads_x_0" in model.__dataclass_fields__:
-        return {"reads_x_0": is_asked}
-    if is_asked:
-        raise InputError(f"training.self_conditioning is for models that read it: a {model.__name__} does not")
-    return {}

@@ -90,8 +90,11 @@ class Objective(Protocol):
         across is of the devices' mapping: what a loss that is no mean of the images' own has to ask.
         """
 
+    adapts: bool
+    """Whether what is trained are adapters of the network of ``config.init_from``, without which it is nothing."""
     base_shapes: Any
-    """The shapes of the network's parameters where what is trained are adapters of them, or None."""
+    """The shapes of the parameters of ``config.init_from`` where the loss reads them: what is adapted, or a teacher's.
+    Else None."""
 
     def frozen(self, base: Any = None) -> Any:
         """What the loss takes as its argument frozen: arrays, on the host, that no step changes; None for nothing.
@@ -140,6 +143,7 @@ class Plain:
     """What an objective has that trains all its parameters, freezes nothing, and remembers nothing but them."""
 
     draws = True
+    adapts = False
     base_shapes = None
     choices: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 

@@ -15,6 +15,7 @@ from marble.sampling import (
     ODE,
     PNDM,
     Ancestral,
+    Consistency,
     Euler,
     Heun,
     PredictorCorrector,
@@ -61,6 +62,7 @@ SAMPLERS = {
     "heun": Heun,
     "ode": ODE,
     "predictor_corrector": predictor_corrector,
+    "consistency": Consistency,
 }
 """The first is the default."""
 

@@ -53,6 +53,7 @@ class DiffusionPipeline(TrainedDenoiser):
         classifier: Classifier | None = None,
         named_sampler: Callable[[str], Sampler] = no_names,
         self_conditioning: bool = False,
+        tells_s: bool = False,
         mapping: DeviceMapping | None = None,
     ) -> None:
         """schedule may be a function of the parameters, as a learned one is.
@@ -60,6 +61,7 @@ class DiffusionPipeline(TrainedDenoiser):
         codec: between images and what diffuses. conditioner: what the model is told beside x_t and t.
         variance_type: that of the reverse step, where neither a sampler nor a caller says which.
         self_conditioning: whether it was trained to be told its own last estimate of x_0.
+        tells_s: whether it was trained to be told where a step ends.
         named_sampler: what makes a sampler of its name, for those that ``sample`` is asked for.
         mapping: how programs run on the devices; by default over all of them.
         classifier: of noisy images, which guides towards the label by ``classifier_scale``.
@@ -77,7 +79,8 @@ class DiffusionPipeline(TrainedDenoiser):
             classifier=classifier,
             mapping=mapping,
         )
-        self.sampler, self.variance_type, self.self_conditioning = sampler, variance_type, self_conditioning
+        self.sampler, self.variance_type = sampler, variance_type
+        self.self_conditioning, self.tells_s = self_conditioning, tells_s
         self._bar: tqdm | None = None
         self.watcher = Watcher()
         self._programs = Programs(self._compiled, sampler, named_sampler)
@@ -175,6 +178,7 @@ class DiffusionPipeline(TrainedDenoiser):
             num_steps=num_steps,
             num_frames=num_frames,
             self_conditioning=self.self_conditioning,
+            tells_s=self.tells_s,
         )
         x_0, frames = result if num_frames else (result, None)
         # One frame after the other: a decoder's insides are much larger than what it makes.

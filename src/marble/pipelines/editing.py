@@ -197,6 +197,7 @@ def _program(pipe: DiffusionPipeline, sampler_of: Callable[..., Any]) -> Callabl
             context=params.conditioner.of_rows(batch),
             num_steps=num_steps,
             self_conditioning=pipe.self_conditioning,
+            tells_s=pipe.tells_s,
         )
 
     return pipe.mapping.compile_rows(run)

@@ -2,6 +2,7 @@
 
 from marble.sampling import guidance
 from marble.sampling.ancestral import Ancestral
+from marble.sampling.consistency import Consistency
 from marble.sampling.ddim import DDIM
 from marble.sampling.dpm_solver import DPMSolver, dpm_solver_2m, dpm_solver_3m, dpm_solver_sde
 from marble.sampling.editing import FromImage, Inpainting
@@ -18,6 +19,7 @@ __all__ = [
     "ODE",
     "PNDM",
     "Ancestral",
+    "Consistency",
     "DPMSolver",
     "Euler",
     "Frames",

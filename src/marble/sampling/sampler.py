@@ -83,6 +83,7 @@ def sample(
     num_steps: int | Array | None = None,
     num_frames: int = 0,
     self_conditioning: bool = False,
+    tells_s: bool = False,
     dtype: Any = jnp.float32,
 ) -> Array | tuple[Array, Frames]:
     """Images [b, *shape] ~ p(x_0), from x_T ~ N(0, I) along the levels: one compiled loop.
@@ -91,9 +92,10 @@ def sample(
     noise [b, *shape], of the size of N(0, I), takes the place of what is drawn by the keys for x_T.
     num_steps <= N, which may be traced, walks the first num_steps + 1 levels only: with a padded grid, any number of
     steps is one program. With num_frames > 0, at most the number of steps, returns (images, Frames). With
-    self_conditioning the context has the last step's ``x_0``, at first zeros (Chen et al. 2022). dtype is that of x, of
-    its noise, and of what the sampler sees of a prediction. Can be jitted, vmapped and sharded. Raises InputError for
-    more steps than levels, or more frames than steps, where these are known.
+    self_conditioning the context has the last step's ``x_0``, at first zeros (Chen et al. 2022); with tells_s it has
+    ``s`` [b], the model's time where the step ends, for models of whole steps (Geng et al. 2025). dtype is that of x,
+    of its noise, and of what the sampler sees of a prediction. Can be jitted, vmapped and sharded. Raises InputError
+    for more steps than levels, or more frames than steps, where these are known.
     """
     count = levels.alpha.shape[0] - 1 if num_steps is None else num_steps
     if not isinstance(count, jax.core.Tracer):
@@ -112,6 +114,8 @@ def sample(
     def body(i, state):
         x, x_0, carry, frames = state
         told = {**(context or {}), "x_0": x_0} if self_conditioning else context
+        if tells_s:
+            told = {**(told or {}), "s": jnp.broadcast_to(_at(levels, i + 1).t, keys.shape)}
         step = sampler.step(
             partial(asked, context=told), _at(levels, i), _at(levels, i + 1), x, carry, fold_keys(keys, i + 1)
         )
