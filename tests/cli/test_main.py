@@ -43,7 +43,7 @@ def test_help_answers_in_under_a_second():
     assert min(times) < 1
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "compress", "decompress", "plan", "data"])
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "compress", "decompress", "plan", "export", "data"])
 def test_each_command_has_its_help(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
