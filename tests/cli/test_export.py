@@ -17,7 +17,6 @@ from PIL import Image
 from marble.cli.main import main
 from marble.errors import InputError
 from marble.export import export
-from marble.export.program import plain
 from marble.export.standalone import Fault, Sampler
 from marble.export.standalone import main as sample_py
 from marble.parallel import ParallelConfig
@@ -186,7 +185,9 @@ def test_the_program_without_flatbuffers_is_that_with_it(classes, sampler, monke
 def test_attention_of_one_platform_gives_way_to_that_of_all(texts):
     pipe = texts[0]
     special = pipe.with_parts(model=pipe.model.clone(attention_implementation="cudnn"))
-    assert plain(special).model == pipe.model and plain(pipe) is pipe
+    assert special.on_any_platform().model == pipe.model and pipe.on_any_platform() is pipe
+    guided = pipe.with_parts(guide=special).on_any_platform()
+    assert guided.on_any_platform() is guided
 
 
 def facts_of(folder):

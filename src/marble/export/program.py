@@ -24,8 +24,6 @@ from marble.pipelines.settings import traced_settings
 from marble.typing import ImageSpec, Level
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-CUDNN = "cudnn"
-"""The attention that only one platform has: all others take jax's own, which is the same function."""
 
 
 class Program(NamedTuple):
@@ -53,7 +51,7 @@ def exported(
     range, or platforms that are none.
     """
     check_platforms(platforms)
-    pipe = plain(pipe)
+    pipe = pipe.on_any_platform()
     image = pipe.image if image is None else image
     one = ParallelConfig().open(jax.devices()[:1])
     size = fitting_batch_size(pipe.config.batch_size if batch_size is None else batch_size, one)
@@ -79,13 +77,6 @@ def check_platforms(platforms: Sequence[str]) -> None:
     for name in platforms or [""]:
         if name not in PLATFORMS:
             raise InputError(f"--platforms has {name!r}: give some of {','.join(PLATFORMS)}")
-
-
-def plain(pipe: DiffusionPipeline) -> DiffusionPipeline:
-    """The pipeline with attention that every platform has."""
-    if getattr(pipe.model, "attention_implementation", None) != CUDNN:
-        return pipe
-    return pipe.with_parts(model=pipe.model.clone(attention_implementation=None))
 
 
 def named(tree: Any, separator: str) -> dict[str, Any]:

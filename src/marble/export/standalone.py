@@ -234,7 +234,7 @@ def safetensors(data):
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
     header.pop("__metadata__", None)
-    arrays = {}
+    arrays, data = {}, memoryview(data)
     for name, entry in header.items():
         begin, end = (8 + length + offset for offset in entry["data_offsets"])
         arrays[name] = np.frombuffer(data[begin:end], DTYPES[entry["dtype"]]).reshape(entry["shape"])
