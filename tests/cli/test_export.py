@@ -26,15 +26,18 @@ NEEDED = {"jax", "jaxlib", "numpy", "ml_dtypes", "scipy", "opt_einsum"}
 """What pip installs for ``jax numpy``."""
 
 ALONE = f"""
-import importlib.abc, runpy, sys
-class Blocker(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] not in {NEEDED!r} | sys.stdlib_module_names:
-            raise ModuleNotFoundError(f"blocked: {{name}}")
-sys.meta_path.insert(0, Blocker())
+import importlib.machinery as machinery, runpy, sys
+class Alone(machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        top = name.split(".")[0]
+        known = top in {NEEDED!r} or top in sys.stdlib_module_names or top.startswith("_sysconfigdata")
+        return super().find_spec(name, path, target) if known else None
+sys.meta_path[:] = [machinery.BuiltinImporter, machinery.FrozenImporter, Alone]
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+"""A Python to which all other packages are not there, whatever is installed."""
 
 
 def opened(folder):
