@@ -1,4 +1,4 @@
-"""Digits in one step and in four, by each of the three ways: told from real ones little more often than their teacher's.
+"""Digits in one step and in four, by each of three ways: told from real ones little more often than the teacher's.
 
 Many minutes on two cores: pytest -m slow tests/test_digits_few_steps.py -rP
 """

@@ -27,6 +27,7 @@ _PARTS = (
     "diffusion",
     "errors",
     "evaluation",
+    "export",
     "features",
     "metrics",
     "models",

@@ -44,7 +44,7 @@ def test_help_answers_in_under_a_second():
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "distill", "sample", "evaluate", "compress", "decompress", "plan", "data"]
+    "command", ["train", "distill", "sample", "evaluate", "compress", "decompress", "export", "plan", "data"]
 )
 def test_each_command_has_its_help(command, capsys):
     with pytest.raises(SystemExit) as ended:

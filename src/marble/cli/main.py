@@ -23,6 +23,7 @@ COMMANDS = {
     "compress": ("marble.cli.compress", "images to one file, without a loss"),
     "decompress": ("marble.cli.decompress", "the images of a compressed file, or of a part of it"),
     "convert": ("marble.cli.convert", "checkpoints of diffusers and of papers' code to workdirs, and back"),
+    "export": ("marble.cli.export", "a trained sampler as a program that needs jax and numpy alone"),
     "plan": ("marble.cli.plan", "what a config needs of a TPU that need not be there, or of the devices here"),
     "data": ("marble.cli.data", "prepare a data set: marble data prepare NAME"),
 }

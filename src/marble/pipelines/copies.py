@@ -17,8 +17,12 @@ class Copyable:
         made._parts = {name: part for name, part in parts.items() if name != "params"}
         return made
 
+    def with_parts(self, **parts: Any) -> Self:
+        """A copy with other parts, by their keywords."""
+        return type(self)(**{**self._parts, "params": fetch(self.params), **parts})
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return type(self)(**self._parts, params=fetch(self.params))
+        return self.with_parts()
 
     def __copy__(self) -> Self:
         return self.__deepcopy__({})

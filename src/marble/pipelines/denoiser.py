@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -30,6 +30,8 @@ from marble.typing import Array, Batch, Context, DenoiseFn, ImageSpec, Level, Pr
 
 MOST_PIXELS = 4096 * 4096
 """Of an image: far larger ones have more numbers than a program can count, and end it in the compiler."""
+CUDNN = "cudnn"
+"""What ``attention_implementation`` of a model is where it is NVIDIA's kernel."""
 
 
 class AllParams(NamedTuple):
@@ -76,6 +78,15 @@ class TrainedDenoiser(Copyable):
         if guide is not None:
             check_guide(self.schedule, self.image, guide)
         self.guidance()
+
+    def on_any_platform(self) -> Self:
+        """The same, with jax's own attention in the place of cuDNN's, which one platform has."""
+        guide = self._guide and self._guide.on_any_platform()
+        is_plain = getattr(self.model, "attention_implementation", None) != CUDNN
+        if is_plain and guide is self._guide:
+            return self
+        model = self.model if is_plain else self.model.clone(attention_implementation=None)
+        return self.with_parts(model=model, guide=guide)
 
     @property
     def schedule(self) -> NoiseSchedule:
