@@ -232,7 +232,7 @@ def told_of_platforms(out, platforms):
     [
         (dict(label="bird"), "label bird is no class: give 0 to 2, or one of cat, dog, fox"),
         (dict(label=3), "label 3 is no class"),
-        (dict(label=1, steps=1001), "steps 1001 is none of those that were exported: give 1 to 1000"),
+        (dict(label=1, steps=1001), "steps 1001 is none of those that were exported: give 1 to 999"),
         (dict(label=1, steps=0), "steps 0"),
         (dict(text="a fox"), "told no text"),
         (dict(label=1, seed=2**32), "seed"),

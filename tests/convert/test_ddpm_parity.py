@@ -201,6 +201,7 @@ def test_what_is_not_supported_is_refused(changes, message):
         (UNet(reads_x_0=True), "reads_x_0=True"),
         (UNet(patch_size=2), "patch_size=2"),
         (UNet(reads_low_res=True), "reads_low_res=True"),
+        (UNet(reads_s=True), "reads_s=True"),
     ],
 )
 def test_what_diffusers_has_not_is_not_written(model, message):

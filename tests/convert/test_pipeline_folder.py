@@ -79,7 +79,9 @@ def test_stable_diffusion_is_described(tmp_path):
         "text",
     ]
     model = dict(config["model"])
-    assert model.pop("name") == "conditional_unet" and not {"out_channels", "dtype", "reads_x_0"} & set(model)
+    assert model.pop("name") == "conditional_unet" and not {"out_channels", "dtype", "reads_x_0", "reads_s"} & set(
+        model
+    )
     assert ConditionalUNet(**model) == small_networks.UNET
     assert config["diffusion"]["beta_schedule"] == "scaled_linear"
     said = {"sampler": "pndm", "guidance_scale": 7.5, "num_steps": 50, "clip_sample": False, "steps_offset": 1}

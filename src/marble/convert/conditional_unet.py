@@ -96,6 +96,8 @@ def config_of(model: ConditionalUNet, *, sample_size: int | None = None, linear:
         raise InputError(
             f"diffusers has no U-Net whose middle_depth={model.middle_depth} is not that of the last level"
         )
+    if model.reads_s:
+        raise InputError(f"diffusers has no {NAME} that is told where a step ends, as reads_s=True is")
     config = {
         "_class_name": NAME,
         "sample_size": sample_size,

@@ -83,6 +83,8 @@ def config_of(model: UNet, *, sample_size: int, in_channels: int) -> dict[str, A
         raise InputError(f"diffusers has no {NAME} of patches, as patch_size={model.patch_size} makes")
     if model.reads_x_0:
         raise InputError(f"diffusers has no {NAME} that reads an earlier estimate, as reads_x_0=True does")
+    if model.reads_s:
+        raise InputError(f"diffusers has no {NAME} that is told where a step ends, as reads_s=True is")
     if model.reads_low_res:
         raise InputError(f"diffusers has no {NAME} that reads a smaller image, as reads_low_res=True does")
     attends = _attends_of(model, sample_size)
@@ -163,6 +165,8 @@ def original_table(model: UNet, image_size: int) -> list[Entry]:
         time_convention="ddpm",
         pads_both_sides=False,
         reads_x_0=False,
+        reads_low_res=False,
+        reads_s=False,
         patch_size=1,
     )
     for field, value in paper_s.items():

@@ -79,6 +79,8 @@ def config_of(model: DiT, *, in_channels: int, sample_size: int) -> dict[str, An
         raise InputError(f"diffusers has no {NAME} without labels, as num_classes=None is")
     if model.text_channels is not None:
         raise InputError(f"diffusers has no {NAME} told of texts, as text_channels={model.text_channels} is")
+    if model.reads_s:
+        raise InputError(f"diffusers has no {NAME} that is told where a step ends, as reads_s=True is")
     _check_computed(model, "diffusers' DiT", time_convention="mixed", mlp_ratio=4.0)
     _grid(model, sample_size)
     return {

@@ -22,7 +22,7 @@ WORKDIR = "{workdir}"
 """Stands for the folder in a described config."""
 LEVELS = 256
 NOT_READ = ("safety_checker", "feature_extractor", "image_encoder")
-NOT_OF_CONFIG = ("out_channels", "dtype", "reads_x_0", "parent", "name")
+NOT_OF_CONFIG = ("out_channels", "dtype", "reads_x_0", "reads_s", "parent", "name")
 """Fields of networks that no config has: they follow from others."""
 
 
