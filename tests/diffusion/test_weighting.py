@@ -61,6 +61,7 @@ def test_weights_are_their_papers_formulas(schedule, t, x64):
     weight_of_x_0 = {  # as the papers state them
         weighting.snr: snr,
         weighting.min_snr: jnp.minimum(snr, 5.0),
+        weighting.truncated_snr: jnp.maximum(snr, 1.0),
         weighting.edm: (s**2 + 0.5**2) / (s * 0.5) ** 2,
         weighting.p2: snr / (1 + snr),
         weighting.sigmoid: weighting.elbo(schedule, t) * jnp.exp(2.0) * jax.nn.sigmoid(jnp.log(snr) - 2.0),
