@@ -211,6 +211,16 @@ def test_neighbours_share_an_interval_of_the_grid_and_the_lowest_ends_at_the_dat
     np.testing.assert_allclose(noise(noisy), grid[place + 1], rtol=2e-3)
 
 
+def test_a_mean_flow_of_fast_times_is_warned_of(caplog):
+    config = config_of("mean_flow")
+    builders.build(config, IMAGE)
+    assert "time_scale=1000" in caplog.text
+    caplog.clear()
+    config["diffusion"]["time_scale"] = 10.0
+    objective = builders.build(config, IMAGE).objective
+    assert not caplog.text and objective.time_scale == pytest.approx(10, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("objective", "changes", "message"),
     [

@@ -6,6 +6,7 @@ teacher's, and from its own derivative along the way.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -16,7 +17,6 @@ import jax.numpy as jnp
 from marble.conditioning import Conditioner
 from marble.data.preprocess import example_keys
 from marble.diffusion import PredictionType, denoiser, rectified_flow
-from marble.diffusion.continuous import MODEL_STEPS
 from marble.diffusion.distillation import evened, mean_velocity
 from marble.diffusion.likelihood import mean_of_image
 from marble.diffusion.prediction import read
@@ -27,6 +27,11 @@ from marble.objectives.draws import DrawOfT
 from marble.sampling import guidance, noise_like
 from marble.schema import Section
 from marble.typing import Array, Batch, Context, DenoiseFn, Level, Prediction, coefficient_like
+
+logger = logging.getLogger(__name__)
+
+MOST_TIME_SCALE = 100.0
+"""Of the times that the network is told, before a warning."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +81,12 @@ class MeanFlow(Distilled):
         built = super().build(reading, given)
         if built.adapts:
             raise InputError("lora.rank is not for objective='mean_flow', whose network is told more: leave it out")
+        if built.time_scale > MOST_TIME_SCALE:
+            logger.warning(
+                "diffusion.time_scale=%g: what the network says changes fast by t, and a mean flow learns from that "
+                "derivative: train it, and its teacher, with 10",
+                built.time_scale,
+            )
         return built
 
     @classmethod
@@ -91,6 +102,12 @@ class MeanFlow(Distilled):
     def tells_s(self) -> bool:
         """Its network is told where a step ends."""
         return True
+
+    @property
+    def time_scale(self) -> Array:
+        """What the network is told of a time over the time, of the straight way its sigma."""
+        level = self.schedule.level(1.0)
+        return level.t / level.sigma
 
     @property
     def has_teacher(self) -> bool:
@@ -118,7 +135,7 @@ class MeanFlow(Distilled):
         t_key, s_key, span_key, noise_key, context_key, dropout_key = jax.random.split(key, 6)
         place, importance = draw(t_key, batch, history)
         t, s = self.spans(place, draw(s_key, batch, history)[0], example_keys(span_key, batch))
-        x_0, level = batch["image"], straight_level(t)
+        x_0, level = batch["image"], Level(self.time_scale * t, 1 - t, t)
         noise = noise_like(example_keys(noise_key, batch), x_0)
         x_t = coefficient_like(level.alpha, x_0) * x_0 + coefficient_like(t, x_0) * noise
         context = conditioner.context(batch, context_key, train=train)
@@ -127,7 +144,7 @@ class MeanFlow(Distilled):
         velocity = jax.lax.stop_gradient(read(said_fn(x_t, level, context), "flow", level=level))
 
         def u(x: Array, t: Array) -> Array:
-            return apply(x, MODEL_STEPS * t, {**context, "s": MODEL_STEPS * s})
+            return apply(x, self.time_scale * t, {**context, "s": self.time_scale * s})
 
         said, wanted = mean_velocity(u, x_t, velocity, t, s)
         squared = mean_of_image(jnp.square(said - jax.lax.stop_gradient(wanted)))
@@ -153,8 +170,3 @@ class MeanFlow(Distilled):
         null = conditioner.null(len(x_0))
         own = denoiser(apply, self.schedule, prediction_type="flow")
         return guidance.guided(given, lambda x, level, _: own(x, level, null), self.words.guidance_scale)
-
-
-def straight_level(t: Array) -> Level:
-    """The level of sigma = t, alpha = 1 - t, as the model is told it."""
-    return Level(MODEL_STEPS * t, 1 - t, t)
