@@ -1,7 +1,7 @@
 """Makes the pictures of docs/text_to_image.md from the runs that launch/text_to_image.sh leaves.
 
   pip install -e '.[docs]'
-  python benchmarks/text_to_image.py --workdir runs/emoji      # draws runs/emoji/prompts.png
+  python -m benchmarks --suite text_to_image --workdir runs/emoji      # draws runs/emoji/prompts.png
   python docs/make_text_pictures.py --workdir runs/emoji
 
 Writes text_{forward,training_step,denoise_step,latent_diffusion,samples}.png to docs/images, or to --out. What diffuses

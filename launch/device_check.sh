@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Packs what benchmarks/device.py needs on a machine with a GPU and no network, and prints the command to run there.
+# Packs what the benchmarks' suite device needs on a machine with a GPU and no network, and prints the command to run
+# there.
 #
 # Usage: bash launch/device_check.sh [--minutes 8] [--python 3.12] [--quality DATA_DIR | --captions FOLDER]
 #
-# With --captions it packs a folder of captioned images, 64x64, and prints how benchmarks/text_to_image.py trains on them.
-# With --quality it packs what benchmarks/quality.py needs in its place: the weights of EfficientNet-Lite0, and in
+# With --captions it packs a folder of captioned images, 64x64, and prints how the suite text_to_image trains on them.
+# With --quality it packs what the suite quality needs in its place: the weights of EfficientNet-Lite0, and in
 # .device/images some thousand training images of the cifar10 that marble data prepare has written to DATA_DIR.
 #
 # The machine has Python, jax for its GPU, flax, optax and orbax-checkpoint, and PyTorch if diffusers is to be compared
@@ -54,18 +55,18 @@ python -m pip download --quiet --disable-pip-version-check --no-deps --only-bina
   --platform manylinux2014_x86_64 --platform any "${packages[@]}"
 python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir .device/wheels .
 what="$(find .device/wheels -name '*.whl' | wc -l) wheels"
-run="benchmarks/device.py --out \"\${OUT:-device_results}\" --minutes $minutes"
+run="device --out \"\${OUT:-device_results}\" --minutes $minutes"
 if [ -n "$quality" ]; then
-  python benchmarks/quality_parts/pack.py .device/images --num "$images" --data_dir "$quality"
+  python -m benchmarks.quality_parts.pack .device/images --num "$images" --data_dir "$quality"
   what="$what and $images images"
-  run="benchmarks/quality.py --out \"\${OUT:-quality_results}\" --folder .device/images"
+  run="quality --out \"\${OUT:-quality_results}\" --folder .device/images"
 fi
 if [ -n "$captions" ]; then
-  python benchmarks/text_to_image_parts/pack.py "$captions" .device/captioned
+  python -m benchmarks.text_to_image_parts.pack "$captions" .device/captioned
   what="$what and captioned images"
-  run="benchmarks/text_to_image.py --workdir \"\${OUT:-text_results}\" --train .device/captioned"
+  run="text_to_image --workdir \"\${OUT:-text_results}\" --train .device/captioned"
 fi
 size=$(find .device -type f -printf '%s\n' | awk '{ all += $1 } END { print all }')
 ((size <= most)) || fail ".device has $((size >> 20)) MiB, more than $((most >> 20)): take packages out of this script"
 say "$what, $((size >> 20)) MiB; on the machine, in the checkout:"
-echo "python3 benchmarks/device_parts/unpack.py .device/wheels .device/site && PYTHONPATH=.device/site python3 $run"
+echo "python3 benchmarks/device_parts/unpack.py .device/wheels .device/site && PYTHONPATH=.device/site python3 -m benchmarks --suite $run"

@@ -1,6 +1,5 @@
-"""benchmarks/device.py: its time, its faults, its report; and at tiny sizes, here, what it measures."""
+"""The suite device of benchmarks: its time, its faults, its report; and at tiny sizes, here, what it measures."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -12,18 +11,15 @@ import jax
 import pytest
 from processes import ROOT
 
-PROGRAM = ROOT / "benchmarks" / "device.py"
-sys.path.append(str(PROGRAM.parent))
-from device_parts import common, report, unpack  # noqa: E402
-
-spec = importlib.util.spec_from_file_location("device_program", PROGRAM)
-device = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(device)
+from benchmarks import ours
+from benchmarks.device_parts import report, unpack
+from benchmarks.suites import device
 
 
-def run(program, *words, timeout=300):
+def run(checkout, *words, timeout=300):
     return subprocess.run(
-        [sys.executable, str(program), *map(str, words)],
+        [sys.executable, "-m", "benchmarks", "--suite", "device", *map(str, words)],
+        cwd=checkout,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
         capture_output=True,
         text=True,
@@ -47,9 +43,9 @@ def test_every_part_has_its_least_however_long_the_others_take(slow):
 
 def test_without_operations_from_the_compiler_the_rest_is_measured(monkeypatch):
     """As of an accelerator's, which tells them after compiling alone."""
-    assert common.flops_of_an_image(smoke=True) > 1e6
+    assert ours.flops_of_an_image(smoke=True) > 1e6
     monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", lambda self: None)
-    assert common.flops_of_an_image(smoke=True) is None
+    assert ours.flops_of_an_image(smoke=True) is None
 
 
 def test_a_part_that_runs_again_replaces_what_it_found(tmp_path):
@@ -81,16 +77,15 @@ FAKES = {
 }
 
 
-def test_a_part_that_fails_hangs_or_lacks_a_package_is_said_and_the_rest_goes_on(tmp_path, monkeypatch):
+def test_a_part_that_fails_hangs_or_lacks_a_package_is_said_and_the_rest_goes_on(tmp_path):
     parts = tmp_path / "benchmarks" / "device_parts"
-    parts.mkdir(parents=True)
-    program = shutil.copy(PROGRAM, parts.parent)
+    shutil.copytree(ROOT / "benchmarks", parts.parent, ignore=shutil.ignore_patterns("device_parts", "__pycache__"))
+    parts.mkdir()
     (parts / "__init__.py").touch()
     for name, text in FAKES.items():
         (parts / f"{name}.py").write_text(text)
     out = tmp_path / "out"
-    monkeypatch.chdir(tmp_path)
-    done = run(program, "--out", "out", "--minutes", 0.3, "--smoke")
+    done = run(tmp_path, "--out", "out", "--minutes", 0.3, "--smoke")
     assert done.returncode == 1
     assert [row["part"] for row in report.rows_of(out) if "done" in row] == [
         *("machine", "peer", "text_to_image", "profile", "digits")
@@ -106,7 +101,7 @@ def test_a_part_that_fails_hangs_or_lacks_a_package_is_said_and_the_rest_goes_on
     assert rows(out, "end")[0]["failed"] == ["train", "theory"]
     assert rows(out, "end")[0]["seconds"] < 18
 
-    done = run(program, "--out", tmp_path / "late", "--minutes", 0.01, "--only", "machine", "digits")
+    done = run(tmp_path, "--out", tmp_path / "late", "--minutes", 0.01, "--only", "machine", "digits")
     assert [sorted(row) for row in report.rows_of(tmp_path / "late")] == [["left_out", "part"]] * 2 + [
         ["failed", "part", "seconds"]
     ]
@@ -115,7 +110,7 @@ def test_a_part_that_fails_hangs_or_lacks_a_package_is_said_and_the_rest_goes_on
 @pytest.mark.end_to_end
 @pytest.mark.slow
 def test_at_tiny_sizes_it_measures_on_this_machine(tmp_path):
-    done = run(PROGRAM, "--out", tmp_path, "--smoke", "--only", "machine", "train")
+    done = run(ROOT, "--out", tmp_path, "--smoke", "--only", "machine", "train")
     assert done.returncode == 0, done.stdout + done.stderr
     machine = report.merged(report.rows_of(tmp_path), "machine")
     assert machine["platform"] == "cpu" and machine["versions"]["jax"]
@@ -132,7 +127,7 @@ def test_at_tiny_sizes_it_measures_on_this_machine(tmp_path):
 @pytest.mark.slow
 def test_text_to_image_at_tiny_sizes(tmp_path):
     """Without PyTorch or diffusers their side is left out, and said so."""
-    done = run(PROGRAM, "--out", tmp_path, "--smoke", "--only", "text_to_image")
+    done = run(ROOT, "--out", tmp_path, "--smoke", "--only", "text_to_image")
     assert done.returncode == 0, done.stdout + done.stderr
     compiled, ours, *theirs, _ = rows(tmp_path, "text_to_image")
     assert compiled["compile_seconds"] > 0 and compiled["program_bytes"] > 0
@@ -144,7 +139,7 @@ def test_text_to_image_at_tiny_sizes(tmp_path):
 
 @pytest.mark.slow
 def test_all_of_it_at_tiny_sizes(tmp_path):
-    done = run(PROGRAM, "--out", tmp_path, "--smoke", timeout=600)
+    done = run(ROOT, "--out", tmp_path, "--smoke", timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     first, drawn, _ = rows(tmp_path, "sample")
     assert first["first_call_seconds"] > drawn["seconds"] > 0

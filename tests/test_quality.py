@@ -1,8 +1,6 @@
-"""benchmarks/quality.py: its page, and at tiny sizes what it compares."""
+"""The suite quality of benchmarks: its page, and at tiny sizes what it compares."""
 
-import importlib.util
 import json
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +8,10 @@ import numpy as np
 import pytest
 from features.toy_network import linear_network
 from PIL import Image
-from processes import ROOT
 
+from benchmarks import __main__
+from benchmarks.quality_parts import page, setting
 from marble.evaluation import evaluator
-
-PROGRAM = ROOT / "benchmarks" / "quality.py"
-sys.path.append(str(PROGRAM.parent))
-from quality_parts import page, setting  # noqa: E402
 
 
 def test_the_table_sets_the_sides_beside_each_other_at_equal_images(tmp_path):
@@ -57,18 +52,26 @@ def tiny(monkeypatch):
 def program():
     pytest.importorskip("diffusers")
     pytest.importorskip("matplotlib")
-    spec = importlib.util.spec_from_file_location("quality", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return __main__.main
 
 
 @pytest.mark.parity
 def test_both_sides_see_as_many_images_and_are_judged_alike(program, images, tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(evaluator, "open_features", lambda spec, **_: linear_network())
-    words = ["--out", str(tmp_path), "--tiny", "--folder", str(images), "--images", "32", "--points", "2"]
-    monkeypatch.setattr(sys, "argv", [str(PROGRAM), *words, "--num", "16", "--steps", "2"])
-    assert program.main() == 0
+    words = [
+        "--suite",
+        "quality",
+        "--out",
+        str(tmp_path),
+        "--tiny",
+        "--folder",
+        str(images),
+        "--images",
+        "32",
+        "--points",
+        "2",
+    ]
+    assert program([*words, "--num", "16", "--steps", "2"]) == 0
     about, rows = page.read(tmp_path)
     assert [(row["side"], row["step"], row["images"]) for row in rows] == [
         (side, step, 8 * step) for side in ("marble", "diffusers") for step in (2, 4)
@@ -86,7 +89,8 @@ def test_what_diffusers_trained_is_what_marble_samples(program, images, tiny):
     """The moving average answers the same in both; the first step is of a learning rate of 0."""
     import torch
     from diffusers.training_utils import EMAModel
-    from quality_parts import diffusers_side as side
+
+    from benchmarks.quality_parts import diffusers_side as side
 
     what = setting.setting(16, 1, tiny=True, data={"name": "image_folder", "source": str(images), "image_size": 32})
     model = what.experiment.objective.model

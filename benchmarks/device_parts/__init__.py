@@ -1,1 +1,1 @@
-"""The parts of benchmarks/device.py: each has run(tell, seconds_left, smoke, out)."""
+"""The parts of the suite device: each has run(tell, seconds_left, smoke, out)."""

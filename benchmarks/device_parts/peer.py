@@ -7,17 +7,18 @@ import time
 import jax
 import numpy as np
 
-from device_parts.common import experiment, training
+from benchmarks.ours import experiment, pipeline, training
+from benchmarks.timing import in_turns
 
 ROUNDS = 4
 
 
 def run(tell, seconds_left, smoke, out):
-    import torch
-    import unet_vs_diffusers  # noqa: F401  where diffusers is missing, that is said at once
+    import diffusers  # noqa: F401  where it is missing, that is said at once
 
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as jax has it
-    torch.backends.cudnn.benchmark = True
+    from benchmarks.peers.torch_device import as_jax_has_it
+
+    as_jax_has_it()
     precisions = ("float32",) if smoke else ("bfloat16", "float32")
     # What torch compiles comes last: it takes longest, and can fail for want of a compiler.
     for is_compiled in (False, *([] if smoke else [True])):
@@ -34,7 +35,8 @@ def run(tell, seconds_left, smoke, out):
 
 def measure(tell, seconds_left, smoke, *, dtype, torch_compile):
     import torch
-    from unet_vs_diffusers import diffusers_training, torch_unet
+
+    from benchmarks.peers.diffusers import diffusers_training, torch_unet
 
     batch_size = 4 if smoke else 128
     same = dict(dropout=0.0)  # as diffusers' network has it
@@ -45,7 +47,7 @@ def measure(tell, seconds_left, smoke, *, dtype, torch_compile):
     theirs = diffusers_training(net, images, autocast=torch.bfloat16 if dtype == "bfloat16" else None)
     mine = functools.partial(finished, ours.call)
     setting = dict(what="train", dtype=dtype, batch=batch_size, torch_compile=torch_compile)
-    tell(**setting, **in_turns(mine, theirs, batch_size))
+    tell(**setting, **told(mine, theirs, batch_size))
     sampling(tell, seconds_left, net, dtype, torch_compile, smoke)
 
 
@@ -57,14 +59,14 @@ def sampling(tell, seconds_left, net, dtype, is_compiled, smoke):
     """The network alone, as a sampler asks it: 20 ancestral steps of 64 images."""
     import diffusers
     import torch
-    from unet_vs_diffusers import torch_device, wait_for_torch
+
+    from benchmarks.peers.torch_device import torch_device, wait_for_torch
 
     num, steps = (4, 2) if smoke else (64, 20)
     setting = dict(what="sample", dtype=dtype, images=num, steps=steps, torch_compile=is_compiled)
     if seconds_left() < 20 and not smoke:
         return tell(**setting, left_out=f"{seconds_left():.0f} s were left")
-    built = experiment(dtype, num, smoke)
-    pipe = built.pipeline(jax.jit(built.init_params)(), mapping=built.parallel.open(tuple(jax.devices()[:1])))
+    pipe = pipeline(dtype, num, smoke)
     cast = torch.autocast(torch_device().type, torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
 
     @torch.no_grad()
@@ -78,24 +80,22 @@ def sampling(tell, seconds_left, net, dtype, is_compiled, smoke):
             x = scheduler.step(eps.float(), t, x).prev_sample
         wait_for_torch()
 
-    tell(**setting, **in_turns(lambda: pipe.sample(num, steps=steps), theirs, num))
+    tell(**setting, **told(lambda: pipe.sample(num, steps=steps), theirs, num))
 
 
-def in_turns(ours, theirs, images: int) -> dict[str, object]:
+def told(ours, theirs, images: int) -> dict[str, object]:
     """Medians of both, and the median of the ratio round by round; the first two rounds are not counted."""
-    took = []
-    for _ in range(ROUNDS + 2):
-        row = []
-        for call in (ours, theirs):
-            began = time.perf_counter()
-            call()
-            row.append(time.perf_counter() - began)
-        took.append(row)
-    counted = np.array(took[2:])
-    mine, other = np.median(counted, axis=0)
+    first = []
+
+    def peer():
+        began = time.perf_counter()
+        theirs()
+        first.append(time.perf_counter() - began)
+
+    turns = in_turns({"marble": ours, "diffusers": peer}, rounds=ROUNDS, warmup=2, before=0)
     return {
-        "marble_images_per_second": round(images / mine, 1),
-        "diffusers_images_per_second": round(images / other, 1),
-        "time_as_a_share_of_diffusers": round(float(np.median(counted[:, 0] / counted[:, 1])), 3),
-        "diffusers_first_call_seconds": round(took[0][1], 1),
+        "marble_images_per_second": round(images / turns.median("marble"), 1),
+        "diffusers_images_per_second": round(images / turns.median("diffusers"), 1),
+        "time_as_a_share_of_diffusers": round(turns.ratio("marble", "diffusers").median, 3),
+        "diffusers_first_call_seconds": round(first[0], 1),
     }

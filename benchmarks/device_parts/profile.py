@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from device_parts.common import training
+from benchmarks.ours import training
 
 STEPS = 3
 MOST = 10

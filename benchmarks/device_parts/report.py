@@ -17,7 +17,7 @@ TITLES = {
     "profile": "The longest kernels of a training step",
     "digits": "configs/digits.py from start to end",
 }
-COMMAND = "python benchmarks/device.py --out DIR"
+COMMAND = "python -m benchmarks --suite device --out DIR"
 
 
 def write(folders: Sequence[Path], root: Path) -> int:

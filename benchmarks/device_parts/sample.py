@@ -2,9 +2,7 @@
 
 import time
 
-import jax
-
-from device_parts.common import experiment, peak_memory
+from benchmarks.ours import peak_memory, pipeline
 
 SETTINGS = [
     # precision, sampler, images, steps
@@ -29,8 +27,7 @@ def run(tell, seconds_left, smoke, out):
 
 def measure(tell, setting, smoke):
     num, steps = setting["images"], setting["steps"]
-    built = experiment(setting["dtype"], num, smoke)
-    pipe = built.pipeline(jax.jit(built.init_params)(), mapping=built.parallel.open(tuple(jax.devices()[:1])))
+    pipe = pipeline(setting["dtype"], num, smoke)
     took = []
     for seed in range(3 if smoke or steps < 100 else 2):
         began = time.perf_counter()

@@ -13,7 +13,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from device_parts.common import peak_memory
+from benchmarks.ours import peak_memory
 from marble.conditioning import Autoencoder, Text
 from marble.conditioning.text_encoder import TextEncoder
 from marble.convert import autoencoder_kl, clip, conditional_unet
@@ -96,7 +96,7 @@ def marble(tell, setting, smoke):
 
 
 def diffusers(tell, setting, smoke):
-    from device_parts.text_to_image_torch import sampling
+    from benchmarks.device_parts.text_to_image_torch import sampling
 
     call = sampling(networks(setting["dtype"], None, smoke), setting, scale=SCALE, guidance=GUIDANCE)
     began = time.perf_counter()

@@ -4,8 +4,8 @@ import functools
 
 import diffusers
 import torch
-from unet_vs_diffusers import torch_device, wait_for_torch
 
+from benchmarks.peers.torch_device import as_jax_has_it, torch_device, wait_for_torch
 from marble.convert import autoencoder_kl, conditional_unet
 
 SCHEDULE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
@@ -14,8 +14,7 @@ SCHEDULE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear
 def sampling(networks, setting, *, scale, guidance):
     """A call that makes images and waits for them; it uses torch's own attention, as diffusers does where it can."""
     dtype, num, steps = getattr(torch, setting["dtype"]), setting["images"], setting["steps"]
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as jax has it
-    torch.backends.cudnn.benchmark = True
+    as_jax_has_it()
     device = torch_device()
     unet, vae = made(networks, scale, dtype)
     unet = compiled(unet) if setting["torch_compile"] else unet

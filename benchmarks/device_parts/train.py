@@ -2,7 +2,8 @@
 
 import json
 
-from device_parts.common import flops_of_an_image, median_seconds, peak_memory, training
+from benchmarks.ours import flops_of_an_image, peak_memory, training
+from benchmarks.peaks import median_seconds
 
 SETTINGS = [
     # precision, batch, steps a call

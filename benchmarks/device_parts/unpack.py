@@ -1,7 +1,7 @@
 """Unpacks wheels whose packages this Python has not: no network, and nothing that is installed is replaced.
 
 python benchmarks/device_parts/unpack.py .device/wheels .device/site
-PYTHONPATH=.device/site python benchmarks/device.py --out DIR
+PYTHONPATH=.device/site python -m benchmarks --suite device --out DIR
 """
 
 import importlib.metadata

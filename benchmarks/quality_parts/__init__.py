@@ -1,1 +1,1 @@
-"""The sides of quality.py, and its page."""
+"""The sides of the suite quality, and its page."""

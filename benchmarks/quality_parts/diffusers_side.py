@@ -8,6 +8,7 @@ most 0.9999). The images lie in memory as tensors, where the script decodes them
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -15,19 +16,23 @@ import numpy as np
 import torch
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from unet_vs_diffusers import torch_device, torch_unet, wait_for_torch
 
+from benchmarks.peers.diffusers import torch_unet
+from benchmarks.peers.torch_device import torch_device, wait_for_torch
+from benchmarks.quality_parts.setting import Setting
 from marble.convert.folder import open_part, params_of_part
 from marble.evaluation import of_source
-from quality_parts.setting import Setting
 
 NAME = "diffusers"
 RECIPE = "train_unconditional.py: AdamW 1e-4, warm-up and cosine, clip 1, average of power 3/4"
 CLIP_NORM = 1.0
 
 
-def points(setting: Setting) -> Iterator[tuple[int, float, Any]]:
-    """(step, seconds of training until there, averaged parameters as marble's) of each point, as it is reached."""
+def points(setting: Setting, workdir: Path) -> Iterator[tuple[int, float, Any]]:
+    """(step, seconds of training until there, averaged parameters as marble's) of each point, as it is reached.
+
+    workdir stays empty.
+    """
     began = time.perf_counter()
     torch.manual_seed(0)
     net = torch_unet(setting.experiment.objective.model, setting.source.image_shape[0])

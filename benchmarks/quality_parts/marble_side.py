@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality_parts.setting import Setting
 from marble import run
 from marble.loading import load_params
-from quality_parts.setting import Setting
 
 NAME = "marble"
 RECIPE = "configs/cifar10.py: Adam 2e-4 with warm-up, clip 1, average 0.9999 that begins short"

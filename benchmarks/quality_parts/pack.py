@@ -1,6 +1,6 @@
 """Writes training images of cifar10 into a folder, evenly spaced and without loss, for a machine that has no data set.
 
-python benchmarks/quality_parts/pack.py FOLDER [--num 5000] [--data_dir D]
+python -m benchmarks.quality_parts.pack FOLDER [--num 5000] [--data_dir D]
 """
 
 import argparse

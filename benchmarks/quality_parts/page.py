@@ -1,4 +1,4 @@
-"""The page and the picture of what quality.py has found."""
+"""The page and the picture of what the suite quality has found."""
 
 import json
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""What text_to_image.py needs on a machine without data."""
+"""What the suite text_to_image needs on a machine without data."""

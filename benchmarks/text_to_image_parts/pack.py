@@ -1,6 +1,6 @@
 """Writes a folder of captioned images anew, small, for a machine that has no data set.
 
-python benchmarks/text_to_image_parts/pack.py IMAGES FOLDER [--size 64]
+python -m benchmarks.text_to_image_parts.pack IMAGES FOLDER [--size 64]
 """
 
 import argparse

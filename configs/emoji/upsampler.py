@@ -3,7 +3,7 @@
 Paper      Ho et al. 2022, Cascaded Diffusion Models for High Fidelity Image Generation, arXiv:2106.15282
 Command    marble train --config configs/emoji/upsampler.py --workdir runs/emoji/upsampler --config.data.source=DIR
 Hardware   one GPU; :tiny 2 CPU cores
-Expected   sharper than interpolation: benchmarks/text_to_image.py prints both's PSNR and distance of features
+Expected   sharper than interpolation: benchmarks/suites/text_to_image.py prints both's PSNR and distance of features
 Variants   each doubles the sides of what the same variant of latent.py draws, to 256x256, and of :quick and :tiny to
            128x128; :smoke is two steps of a tiny model. :regression, :quick_regression, :tiny_regression and
            :smoke_regression answer in one step and draw nothing

@@ -60,7 +60,7 @@ def compiler_options(*, gradients: bool, platform: str | None = None) -> dict[st
 
     On the CPU XLA gives convolutions, products and sums to YNNPACK, whose convolutions of few channels are slower than
     Eigen's: so it gets products and sums only in programs with ``gradients``, and nothing in others. What that gains
-    is in benchmarks/results/unet_vs_diffusers-cpu.md. platform is by default that of this process.
+    is in benchmarks/results/beside_diffusers-cpu.md. platform is by default that of this process.
     """
     if (platform or jax.default_backend()) != "cpu":
         return {}

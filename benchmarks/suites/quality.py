@@ -1,9 +1,9 @@
 """How good samples are after as many images seen: marble beside diffusers' training script, the same network.
 
-    pip install torch diffusers matplotlib 'marble-diffusion[features]'
-    python benchmarks/quality.py --out DIR [--tiny] [--images 512000] [--points 4] [--num 5000] [--data_dir D]
-    python benchmarks/quality.py --out DIR --folder IMAGES         # a folder of 32x32 images in place of cifar10
-    python benchmarks/quality.py --out DIR --draw_only             # the picture and the table of what DIR has
+    pip install matplotlib 'marble-diffusion[peers,features]'
+    python -m benchmarks --suite quality --out DIR [--tiny] [--images 512000] [--points 4] [--num 5000] [--data_dir D]
+    python -m benchmarks --suite quality --out DIR --folder IMAGES     # 32x32, in place of cifar10
+    python -m benchmarks --suite quality --out DIR --draw_only         # the picture and the table of what DIR has
 
 Each side trains by its own recipe on the same images, with the same batch size, and is looked at as often. The averaged
 parameters of both are sampled by one program, marble's, from the same noise (diffusers' come over by marble.convert),
@@ -17,23 +17,26 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs room on the same GPU
-
 import jax
-from quality_parts import diffusers_side, marble_side, page
-from quality_parts.setting import Setting, setting
 
+from benchmarks import peers
+from benchmarks.machine import version
+from benchmarks.quality_parts import marble_side, page
+from benchmarks.quality_parts.setting import Setting, setting
 from marble.evaluation import EvaluationOptions, SampleOptions, of_source
 from marble.evaluation.evaluator import Evaluator
 from marble.evaluation.samples import of_pipeline
 
+REPORTS, IN_CHILDREN, PEERS = False, False, ("diffusers",)
 DEFAULTS = {
     # images seen, points, samples, images of the reference, DDIM's steps
     False: dict(images=512_000, points=4, num=5000, reference_num=20_000, steps=50),
@@ -42,8 +45,11 @@ DEFAULTS = {
 """By --tiny."""
 
 
-def main() -> int:
-    options = parsed(sys.argv[1:])
+def run(options: argparse.Namespace) -> int:
+    """Trains, samples and judges, if that is not there yet; the table and the picture."""
+    for name, value in DEFAULTS[options.tiny].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.draw_only:
         compare(options)
@@ -59,9 +65,8 @@ def main() -> int:
     return 0
 
 
-def parsed(words: list[str]) -> argparse.Namespace:
-    """The options, the defaults filled in."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def define(parser: argparse.ArgumentParser) -> None:
+    """The flags."""
     parser.add_argument("--out", type=Path, required=True, help="the folder of the results")
     parser.add_argument("--tiny", action="store_true", help="a network that a CPU trains in minutes")
     for name, told in {
@@ -76,11 +81,6 @@ def parsed(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--folder", help="a folder of 32x32 images in place of cifar10")
     parser.add_argument("--features", default="effnet", help="effnet, or effnet:PATH")
     parser.add_argument("--draw_only", action="store_true", help="the picture and the table of what --out has")
-    options = parser.parse_args(words)
-    for name, value in DEFAULTS[options.tiny].items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    return options
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -90,8 +90,13 @@ def compare(options: argparse.Namespace) -> None:
         data = {"name": "image_folder", "source": options.folder, "image_size": 32}
     what = setting(options.images, options.points, tiny=options.tiny, data=data)
     distance = judge(options, what)
-    (options.out / "quality.jsonl").write_text(json.dumps(described(options, what)) + "\n")
-    for side, step, seconds, params in trained(what):
+    sides = [marble_side]
+    if peers.opened(options.peer, print):
+        from benchmarks.quality_parts import diffusers_side
+
+        sides.append(diffusers_side)
+    (options.out / "quality.jsonl").write_text(json.dumps(described(options, what, sides)) + "\n")
+    for side, step, seconds, params in trained(what, sides):
         began = time.perf_counter()
         (number,) = distance(params, side)
         row = dict(side=side, step=step, images=step * what.batch_size, seconds=round(seconds, 1), fd=number.value)
@@ -102,13 +107,12 @@ def compare(options: argparse.Namespace) -> None:
         print(f"{side}: {row['images']:,} images, {seconds:.0f} s: {page.told(row)}", flush=True)
 
 
-def trained(what: Setting) -> Iterator[tuple[str, int, float, Any]]:
+def trained(what: Setting, sides: list[ModuleType]) -> Iterator[tuple[str, int, float, Any]]:
     """(side, step, seconds, parameters) of all points."""
-    with tempfile.TemporaryDirectory() as folder:
-        for point in marble_side.points(what, Path(folder) / "run"):
-            yield marble_side.NAME, *point
-    for point in diffusers_side.points(what):
-        yield diffusers_side.NAME, *point
+    for side in sides:
+        with tempfile.TemporaryDirectory() as folder:
+            for point in side.points(what, Path(folder) / "run"):
+                yield side.NAME, *point
 
 
 def judge(options: argparse.Namespace, what: Setting) -> Any:
@@ -125,28 +129,21 @@ def judge(options: argparse.Namespace, what: Setting) -> Any:
     return distance
 
 
-def described(options: argparse.Namespace, what: Setting) -> dict[str, Any]:
+def described(options: argparse.Namespace, what: Setting, sides: list[ModuleType]) -> dict[str, Any]:
     """What was compared, for the page."""
-    import diffusers
-    import torch
-
     count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(what.experiment.init_params)))
     device = jax.devices()[0].device_kind
     cores = f", {os.cpu_count()} cores" if jax.default_backend() == "cpu" else ""
     return {
         "title": f"{count:,} parameters on {what.source.name}, batch {what.batch_size}, {device}{cores}",
-        "command": " ".join(["python benchmarks/quality.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         "num": options.num,
         "reference_num": min(options.reference_num, what.source.splits["train"]),
         "steps": options.steps,
         "dtype": what.config.model.dtype,
-        "recipes": {side.NAME: side.RECIPE for side in (marble_side, diffusers_side)},
+        "recipes": {side.NAME: side.RECIPE for side in sides},
         "versions": {
             "python": platform.python_version(),
-            **{module.__name__: module.__version__ for module in (jax, torch, diffusers)},
+            **{name: version(name) for name in ("jax", "torch", "diffusers")},
         },
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

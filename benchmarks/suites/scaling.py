@@ -1,6 +1,6 @@
 """Time per step with more devices or processes and as much work for each: what mapping and communication cost.
 
-    python benchmarks/scaling.py [--config digits] [--per_device 16] [--steps 40] [--counts 1 2 4 8]
+    python -m benchmarks --suite scaling [--config digits] [--per_device 16] [--steps 40] [--counts 1 2 4 8]
 
 On virtual CPU devices and on processes of one machine the cores are shared, so that more devices can't be faster: what
 would be perfect there are as many images a second as one device computes. On as many GPUs or TPUs as are counted it is
@@ -14,6 +14,10 @@ import subprocess
 import sys
 import time
 
+from benchmarks.machine import ROOT
+from benchmarks.report import Report
+
+REPORTS, IN_CHILDREN, PEERS = True, True, ()
 MAPPINGS = {
     "mesh": [],
     "mesh, fsdp": ["--config.parallel.sharding=fsdp"],
@@ -26,7 +30,8 @@ def measure(arguments: argparse.Namespace) -> float:
     import jax
     import numpy as np
 
-    from marble import builders, run
+    from marble import builders
+    from marble import run as training
     from marble.cli.train import configured
     from marble.data.loader import train_batches
     from marble.parallel import hosts
@@ -42,7 +47,7 @@ def measure(arguments: argparse.Namespace) -> float:
     source = builders.data_config(config).open()
     experiment = builders.build(config, ImageSpec(tuple(source.image_shape), source.levels))
     mapping = experiment.parallel.open(jax.devices()[:count])
-    run.check(experiment, source, mapping)
+    training.check(experiment, source, mapping)
     host = train_batches(
         source.read("train"),
         batch_size=experiment.training.batch_size,
@@ -53,7 +58,7 @@ def measure(arguments: argparse.Namespace) -> float:
     batch = mapping.put_part({k: np.asarray(v)[None] for k, v in next(host).items()}, batch_axis=1)
     state, key = mapping.init(experiment.init_state), jax.random.key(0, impl="threefry2x32")
     step = mapping.compile_step(
-        several_steps(run.make_train_step_of(experiment, mapping), mapping.scan), state, batch, key
+        several_steps(training.make_train_step_of(experiment, mapping), mapping.scan), state, batch, key
     )
     best = float("inf")
     state, metrics = step(state, batch, key)
@@ -82,36 +87,51 @@ def measured(arguments: argparse.Namespace, mapping: str, count: int, processes:
             environment["JAX_PROCESS_ID"] = str(i)
         if os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
             environment["JAX_NUM_CPU_DEVICES"] = str(count // processes)
-        command = [sys.executable, __file__, *words]
-        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+        command = [sys.executable, "-m", "benchmarks.suites.scaling", *words]
+        started.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True))
     return max(float(process.communicate()[0].split()[-1]) for process in started)
 
 
-def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def define(parser: argparse.ArgumentParser) -> None:
+    """The flags."""
     parser.add_argument("--config", default="digits")
     parser.add_argument("--per_device", type=int, default=16)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--mapping", default="mesh", help=argparse.SUPPRESS)
-    parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.part:
-        print(measure(arguments))
-        return
-    print(f"{arguments.config}, {arguments.per_device} images a device; {os.cpu_count()} cores")
-    print(f"{'':24} {'ms a step':>10} {'images/s':>10} {'of one device':>14}")
-    cases = [(name, name, n, 1) for name in MAPPINGS for n in arguments.counts if n > 1 or name == "mesh"]
-    cases += [(f"mesh, {n} processes", "mesh", n, n) for n in arguments.counts if n > 1]
+    parser.add_argument("--smoke", action="store_true", help="digits:smoke, one device and two, two steps")
+
+
+def run(options: argparse.Namespace, report: Report) -> int:
+    """A row for each mapping and count."""
+    if options.smoke:
+        options.config, options.per_device, options.steps, options.counts = "digits:smoke", 2, 2, [1, 2]
+    cases = [(name, n, 1) for name in MAPPINGS for n in options.counts if n > 1 or name == "mesh"]
+    cases += [("mesh", n, n) for n in options.counts if n > 1]
     alone = None
-    for label, mapping, count, processes in cases:
-        seconds = measured(arguments, mapping, count, processes)
-        rate = count * arguments.per_device / seconds
+    for mapping, count, processes in cases[: 2 if options.smoke else None]:
+        seconds = measured(options, mapping, count, processes)
+        rate = count * options.per_device / seconds
         alone = alone or rate
-        name = label if processes > 1 else f"{label}, {count} device{'s' * (count > 1)}"
-        print(f"{name:24} {1000 * seconds:10.1f} {rate:10.0f} {rate / alone:13.0%}", flush=True)
+        report.row(
+            f"{options.config}, {options.per_device} images a device",
+            mapping=mapping,
+            devices=count,
+            processes=processes,
+            ms=1000 * seconds,
+            images_per_second=rate,
+            share_of_one_device=rate / alone,
+        )
+    return 0
+
+
+def part() -> None:
+    """One line of it, in this process."""
+    parser = argparse.ArgumentParser()
+    define(parser)
+    parser.add_argument("--mapping", default="mesh")
+    parser.add_argument("--part", action="store_true")
+    print(measure(parser.parse_args()))
 
 
 if __name__ == "__main__":
-    main()
+    part()

@@ -1,6 +1,6 @@
 """How short a trained model makes the held-out images of its data set, beside PNG, lzma and the model's own bound.
 
-    python benchmarks/lossless.py --workdir runs/digits [--num_steps K] [--seed N]
+    python -m benchmarks --suite lossless --workdir runs/digits [--num_steps K] [--seed N]
 
 Prints a table of bits an image, then what every prefix of the file is worth: the distortion (root mean square, in the
 data's levels) of the images that decode from it. Checks on the way that the file decodes to the same pixels.
@@ -10,44 +10,62 @@ import argparse
 import io
 import lzma
 import time
+from typing import Any
 
 import numpy as np
 
-from marble.cli.compress import NUM_TRAIN, read_split
-from marble.compression import format
-from marble.data.images import as_picture
-from marble.loading import load
-from marble.pipelines.image_files import stretched
-from marble.pipelines.lossless import LosslessCompressor
-from marble.pipelines.pictures import grid
+from benchmarks.report import Report
+
+REPORTS, IN_CHILDREN, PEERS = True, False, ()
+FEW = 8
+"""Images with --smoke."""
 
 
-def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser()
+def define(parser: argparse.ArgumentParser) -> None:
+    """The flags."""
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--num_steps", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    pixels = read_split(arguments.workdir, "test").astype(np.int64)
+    parser.add_argument("--smoke", action="store_true", help=f"{FEW} images by 4 steps")
+
+
+def run(options: argparse.Namespace, report: Report) -> int:
+    """Both tables."""
+    from marble.cli.compress import NUM_TRAIN, read_split
+    from marble.loading import load
+    from marble.pipelines.lossless import LosslessCompressor
+
+    few, num_steps = (FEW, 4) if options.smoke else (None, options.num_steps)
+    pixels = read_split(options.workdir, "test").astype(np.int64)[:few]
     began = time.perf_counter()
-    compressor = LosslessCompressor(load(arguments.workdir), progress=True)
-    training = read_split(arguments.workdir, "train", NUM_TRAIN)
-    allocation = compressor.allocate(training, num_steps=arguments.num_steps)
+    compressor = LosslessCompressor(load(options.workdir), progress=True)
+    training = read_split(options.workdir, "train", few or NUM_TRAIN)
+    allocation = compressor.allocate(training, num_steps=num_steps)
     allocated = time.perf_counter()
-    compressed = compressor.compress(pixels, allocation, seed=arguments.seed)
+    compressed = compressor.compress(pixels, allocation, seed=options.seed)
     written = time.perf_counter()
     images, exact = compressor.decompress(compressed.data)
+    back = time.perf_counter()
     assert exact and (images == pixels).all()
-    seconds = f"{allocated - began:.0f} s to start and allocate, {written - allocated:.0f} s to compress"
-    print(f"{len(pixels)} images of {pixels[0].size} pixels; {seconds}, {time.perf_counter() - written:.0f} s back")
-    print(f"chain {allocation.timesteps}, bits {allocation.bits} in chunks {allocation.chunks}\n")
-    print_table(pixels, compressor, compressed, allocation)
-    print_prefixes(pixels, compressor, compressed.data)
+    report.row(
+        "The compressor",
+        images=len(pixels),
+        pixels=pixels[0].size,
+        seconds_to_start_and_allocate=allocated - began,
+        seconds_to_compress=written - allocated,
+        seconds_back=back - written,
+    )
+    report.note(f"chain {allocation.timesteps}, bits {allocation.bits} in chunks {allocation.chunks}")
+    tell_lengths(report, pixels, compressor, compressed, allocation)
+    tell_prefixes(report, pixels, compressor, compressed.data)
+    return 0
 
 
-def print_table(pixels, compressor, compressed, allocation) -> None:
+def tell_lengths(report: Report, pixels: np.ndarray, compressor: Any, compressed: Any, allocation: Any) -> None:
     """Bits an image by everyone's measure."""
+    from marble.pipelines.image_files import stretched
+    from marble.pipelines.pictures import grid
+
     levels = compressor.image.levels
     size = 8 * len(compressed.data)
     rows = {
@@ -59,21 +77,29 @@ def print_table(pixels, compressor, compressed, allocation) -> None:
         "PNG of all images in one": png_bits(grid(stretched(pixels, levels))),
         "PNG of each image": sum(png_bits(image) for image in stretched(pixels, levels)),
     }
-    print("| | bytes | bits an image | bits a dimension | the file's share |\n|---|---|---|---|---|")
-    for name, bits in rows.items():
-        per_image = bits / len(pixels)
-        print(f"| {name} | {bits / 8:,.0f} | {per_image:.1f} | {bits / pixels.size:.3f} | {size / bits:.3f} |")
+    for name, counted in rows.items():
+        bits = float(counted)
+        report.row(
+            "Lengths",
+            what=name,
+            bytes=round(bits / 8),
+            bits_an_image=bits / len(pixels),
+            bits_a_dimension=bits / pixels.size,
+            share_of_the_file=size / bits,
+        )
 
 
-def print_prefixes(pixels, compressor, data: bytes) -> None:
+def tell_prefixes(report: Report, pixels: np.ndarray, compressor: Any, data: bytes) -> None:
     """The distortion of what each complete section gives."""
+    from marble.compression import format
+
     header, sections = format.read(data)
     end = format.header_size(data)
-    print("\n| sections | bytes | share | distortion, levels |\n|---|---|---|---|")
     for count in range(len(sections) + 1):
         images, exact = compressor.decompress(data[:end], prefix=True)
         found = images if exact else np.clip((images + 1) * (header.levels - 1) / 2, 0, header.levels - 1)
-        print(f"| {count} | {end:,} | {end / len(data):.2f} | {np.sqrt(((found - pixels) ** 2).mean()):.2f} |")
+        distortion = float(np.sqrt(((found - pixels) ** 2).mean()))
+        report.row("Prefixes", sections=count, bytes=end, share=end / len(data), distortion_in_levels=distortion)
         end += len(sections[count]) + 2 if count < len(sections) else 0
 
 
@@ -93,10 +119,8 @@ def lzma_bits(pixels: np.ndarray) -> int:
 
 def png_bits(image: np.ndarray) -> int:
     """The size of an image [h w c] as PNG."""
+    from marble.data.images import as_picture
+
     file = io.BytesIO()
     as_picture(image).save(file, format="PNG", optimize=True)
     return 8 * len(file.getvalue())
-
-
-if __name__ == "__main__":
-    main()

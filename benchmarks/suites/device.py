@@ -1,7 +1,7 @@
 """What marble does on this machine's accelerator: one program, that writes each result as it has it.
 
-    python benchmarks/device.py --out DIR [--minutes 8] [--only PART ...] [--smoke]
-    python benchmarks/device.py --report DIR ...
+    python -m benchmarks --suite device --out DIR [--minutes 8] [--only PART ...] [--smoke]
+    python -m benchmarks --suite device --report DIR ...
 
 Parts, in this order:
 
@@ -31,7 +31,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.machine import ROOT
+from marble.errors import InputError
+
+REPORTS, IN_CHILDREN, PEERS = False, True, ()
 PARTS = {
     "machine": (20, 45),
     "train": (100, 170),
@@ -47,8 +50,8 @@ LEAST_SECONDS = 5.0
 """A part that would have less is left out: it would hardly start."""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def define(parser: argparse.ArgumentParser) -> None:
+    """The flags."""
     parser.add_argument("--out", type=Path, help="the folder of the results")
     parser.add_argument("--minutes", type=float, default=8.0, help="what all parts together may take")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="these parts alone")
@@ -56,13 +59,16 @@ def main() -> int:
     parser.add_argument("--report", nargs="+", type=Path, metavar="DIR", help="make the pages of these results")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> int:
+    """All parts, one of them, or the report."""
     if options.report:
-        from device_parts import report
+        from benchmarks.device_parts import report
 
         return report.write(options.report, ROOT)
     if options.out is None:
-        parser.error("--out is missing: give a folder for the results")
+        raise InputError("--out is missing: give a folder for the results")
     options.out = options.out.resolve()
     if options.part:
         return run_part(options)
@@ -98,7 +104,8 @@ def run_child(options: argparse.Namespace, name: str, limit: float, cache: str) 
     """One part, for so many seconds at most; whether it came to its end. What it found before is replaced."""
     forget(options.out, name)
     print(f"== {name}, at most {limit:.0f} s", flush=True)
-    words = [sys.executable, __file__, "--part", name, "--out", str(options.out), "--seconds", str(limit)]
+    words = [sys.executable, "-m", "benchmarks", "--suite", "device", "--part", name]
+    words += ["--out", str(options.out), "--seconds", str(limit)]
     environment = {
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # PyTorch needs room on the same GPU, and peaks are to be seen
         "JAX_COMPILATION_CACHE_DIR": cache,  # the parts have programs in common
@@ -144,7 +151,7 @@ def run_part(options: argparse.Namespace) -> int:
     """One part in this process."""
     deadline = time.monotonic() + options.seconds
     try:
-        importlib.import_module(f"device_parts.{options.part}").run(
+        importlib.import_module(f"benchmarks.device_parts.{options.part}").run(
             tell=lambda **row: say(options.out, options.part, **row),
             seconds_left=lambda: deadline - time.monotonic(),
             smoke=options.smoke,
@@ -163,7 +170,3 @@ def say(out: Path, part: str, **row: object) -> None:
         file.write(line + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 """What the parts of text to image can do, by the workdirs that launch/text_to_image.sh leaves.
 
-    python benchmarks/text_to_image.py --workdir runs/emoji [--features effnet]
-    python benchmarks/text_to_image.py --workdir W --train IMAGES [--variant quick]    # for a GPU
+    python -m benchmarks --suite text_to_image --workdir runs/emoji [--features effnet]
+    python -m benchmarks --suite text_to_image --workdir W --train IMAGES [--variant quick]    # for a GPU
 
 With --train the autoencoder, CLIP and the latent model are trained first, on a folder of captioned images, by a variant
 of configs/emoji. Writes W/prompts.png, pictures of each of ten prompts, a row each. Prints what the logs say of held-
@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import marble
-from marble import builders, run
+from marble import builders
+from marble import run as training
 from marble.builders import data_config
 from marble.conditioning.low_res import area
 from marble.config import load_config
@@ -35,6 +36,7 @@ from marble.pipelines import ClipPipeline, DiffusionPipeline, UpsamplerPipeline
 from marble.pipelines.pictures import save_png
 from marble.pipelines.upsampler import bicubic
 
+REPORTS, IN_CHILDREN, PEERS = False, False, ()
 GUIDANCE = (1.0, 2.0, 4.0, 8.0)
 A_PROMPT = 8
 """Pictures in a row."""
@@ -42,15 +44,17 @@ UPSAMPLED = 512
 """Held-out images at most."""
 
 
-def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def define(parser: argparse.ArgumentParser) -> None:
+    """The flags."""
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--features", default="effnet")
     parser.add_argument("--num", type=int, default=20, help="pictures of a prompt")
     parser.add_argument("--train", metavar="IMAGES", help="a folder of captioned images")
     parser.add_argument("--variant", default="quick", help="of the configs that are trained")
-    values = parser.parse_args()
+
+
+def run(values: argparse.Namespace) -> int:
+    """Measures and prints."""
     if values.train is not None:
         train(values.workdir.absolute(), values.train, values.variant)
     for part, names in {
@@ -66,6 +70,7 @@ def main() -> None:
     for part in ("upsampler", "regression"):
         if (values.workdir / part).is_dir():
             print_upsampled(values.workdir / part, values.features)
+    return 0
 
 
 def train(workdir: Path, images: str, variant: str) -> None:
@@ -85,7 +90,7 @@ def train(workdir: Path, images: str, variant: str) -> None:
         config.data.update({"source": images, "data_dir": str(workdir / "prepared")})
         for section, words in read.get(part, {}).items():
             config[section].update(words)
-        run.run(builders.complete(config), str(workdir / part))
+        training.run(builders.complete(config), str(workdir / part))
         steps = config.training.num_steps
         print(f"{part}: {steps} steps in {time.perf_counter() - began:.0f} s, compiling included", flush=True)
 
@@ -154,7 +159,3 @@ def print_upsampled(workdir: Path, features: str) -> None:
 def told(value: float, interval: Sequence[float]) -> str:
     """A number and its interval."""
     return f"{value:.3g} ({interval[0]:.3g} to {interval[1]:.3g})"
-
-
-if __name__ == "__main__":
-    main()

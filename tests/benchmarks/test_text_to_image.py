@@ -1,4 +1,4 @@
-"""benchmarks/text_to_image.py and what it packs: at tiny sizes the whole of it."""
+"""The suite text_to_image and what it packs: at tiny sizes the whole of it."""
 
 import json
 import subprocess
@@ -10,9 +10,7 @@ from captioned import write
 from PIL import Image
 from processes import ROOT
 
-BENCHMARKS = ROOT / "benchmarks"
-sys.path.append(str(BENCHMARKS))
-from text_to_image_parts import pack  # noqa: E402
+from benchmarks.text_to_image_parts import pack
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +41,11 @@ def test_all_parts_are_trained_and_measured(tmp_path):
     write(tmp_path / "images", splits=("train",), num=40)
     words = ["--workdir", tmp_path / "run", "--train", tmp_path / "images", "--variant", "smoke", "--num", "2"]
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "text_to_image.py", *words], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "benchmarks", "--suite", "text_to_image", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     for part in ("autoencoder", "clip", "latent"):
