@@ -52,6 +52,7 @@ def test_data(suite):
     assert row["times_what_one_H100_takes"] == pytest.approx(row["images_per_second"] / 8000)
 
 
+@pytest.mark.slow
 @pytest.mark.end_to_end
 def test_compile_finds_all_its_programs_in_a_second_process(suite):
     tables = suite("compile", "--peer", "none")
