@@ -22,6 +22,9 @@ TEACHERS = ("diffusion", "progressive")
 SAMPLERS = {"progressive": "ddim", "consistency": "consistency", "mean_flow": "ddim"}
 TRAINS_FOR = {"progressive": 4, "consistency": 1, "mean_flow": 1}
 """The teacher's own steps of training over the student's; of progressive distillation those of each run."""
+SLOW_TIMES = 10.0
+"""The ``diffusion.time_scale`` of a mean flow, which learns from its derivative by the time; of one that asks a teacher
+it is the teacher's."""
 RATE_SHARE = 0.5
 """The student's learning rate over its teacher's."""
 
@@ -115,4 +118,6 @@ def student(
     }
     if method == "progressive":
         config["diffusion"] = {**config["diffusion"], "weighting": "truncated_snr"}
+    if method == "mean_flow" and not words.get("teacher"):
+        config["diffusion"] = {**config["diffusion"], "time_scale": SLOW_TIMES}
     return complete(config)

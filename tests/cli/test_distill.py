@@ -60,7 +60,7 @@ def test_a_mean_flow_is_told_where_its_steps_end(teacher, tmp_path):
     words = ["--teacher", teacher, "--workdir", str(out), "--steps", "2", "--method", "mean_flow", "--ask_teacher"]
     assert main(["distill", *words, *TINY]) == 0
     pipe = load(str(out))
-    assert pipe.tells_s
+    assert pipe.tells_s and pipe.schedule.level(1.0).t > 900  # the teacher's times, for it is asked
     samples_in(pipe, 2)
 
 
@@ -72,6 +72,11 @@ def test_a_student_is_used_without_its_teacher(consistent, teacher, tmp_path):
     pipe = load(str(moved))
     samples_in(pipe, 2)
     assert (pipe.sample(3, steps=1) != pipe.sample(3)).any()  # the second step draws noise
+
+
+def test_a_mean_flow_without_a_teacher_is_told_slow_times(teacher, tmp_path):
+    of_both = [distill.runs(teacher, str(tmp_path), steps=1, method="mean_flow", teaches=asks) for asks in (None, True)]
+    assert [run.config.diffusion.time_scale for (run,) in of_both] == [10, 1000]
 
 
 def test_the_config_is_the_teachers_but_for_what_is_learnt(teacher, capsys):
