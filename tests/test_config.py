@@ -101,7 +101,7 @@ def test_configs_are_found_by_path_and_by_name(tmp_path):
     ("name", "message"),
     [
         ("cifar", "no config file 'cifar'.*did you mean 'cifar10'"),
-        ("digits:huge", "no variant 'huge'; there are: conditional, smoke"),
+        ("digits:huge", "no variant 'huge'; there are: conditional, flow, smoke"),
     ],
 )
 def test_a_config_that_is_not_there(name, message):
