@@ -81,7 +81,7 @@ def test_every_key_is_one_that_a_config_has(name):
 def test_every_sampler_is_written_and_read_again(sampler):
     written = scheduler_of({"diffusion": {}, "sampling": {"sampler": sampler, "clip_sample": False}})
     again = sections_of(written)
-    expected = sampler if sampler not in ("ode", "predictor_corrector") else "ddim"
+    expected = sampler if sampler not in ("ode", "predictor_corrector", "consistency") else "ddim"
     assert again["sampling"]["sampler"] == expected and again["sampling"]["clip_sample"] is False
     assert again["diffusion"]["beta_schedule"] == next(iter(SCHEDULES))  # what leaving it out means
     assert scheduler_of(again) == written or KINDS[written["_class_name"]].leaves_out_last
